@@ -1,0 +1,1 @@
+"""Typed access to what runs elsewhere: settings in, typed results and typed errors out."""

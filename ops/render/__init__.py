@@ -1,0 +1,1 @@
+"""Settings into files, rules and argument lists. Pure: reads templates/ and compose/, nothing else."""

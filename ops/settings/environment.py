@@ -1,0 +1,181 @@
+"""One folder below inventory/ becomes an Environment, or one message that says what is wrong."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import runpy
+import stat
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, TomlConfigSettingsSource
+
+from ops.errors import SettingsError
+from ops.settings.explain import explain
+from ops.settings.model import EdgeMode, Settings
+
+FILES = ("settings.toml", "developers.toml", "secrets.toml")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where the stack runs and how to log in. `key` empty: the SSH agent or default keys."""
+
+    address: str
+    user: str = "root"
+    port: int = 22
+    key: str = ""
+
+    def login(self) -> str:
+        return f"{self.user}@{self.address}"
+
+
+@dataclass(frozen=True)
+class Environment:
+    """A validated environment: what `-e <name>` names."""
+
+    folder: Path
+    settings: Settings
+    machine: Machine
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def known_hosts(self) -> Path:
+        return self.folder / "known_hosts"
+
+    def edge_name(self) -> str:
+        """What clients put into the URL: the domain, or the address in URL form."""
+        if self.settings.edge.domain:
+            return self.settings.edge.domain
+        return f"[{self.machine.address}]" if ":" in self.machine.address else self.machine.address
+
+
+def machines(
+    hosts_file: str, address: str, user: str = "root", port: int = 22, key: str = ""
+) -> list[tuple[str, dict[str, Any]]]:
+    """The pyinfra inventory of an environment: its one machine, pointing back at the folder.
+
+    Called from `hosts.py` with `__file__`. Host keys are kept beside it in `known_hosts`: the
+    first connection records the key, any other key later is refused.
+    """
+    folder = Path(hosts_file).resolve().parent
+    key_path = str((folder / Path(key).expanduser()).resolve()) if key else ""
+    data: dict[str, Any] = {
+        "environment": str(folder),
+        "ssh_user": user,
+        "ssh_port": port,
+        "ssh_known_hosts_file": str(folder / "known_hosts"),
+        "ssh_strict_host_key_checking": "accept-new",
+        "ssh_connect_retries": 2,
+    }
+    if key_path:
+        data |= {"ssh_key": key_path, "ssh_allow_agent": False, "ssh_look_for_keys": False}
+    if user != "root":
+        data["_sudo"] = True
+    return [(address, data)]
+
+
+def load_environment(folder: Path) -> Environment:
+    """Read and validate one environment.
+
+    Raises SettingsError naming the file, the key, what was expected and the nearest right name.
+    """
+    folder = folder.resolve()
+    if not (folder / "settings.toml").is_file():
+        known = sorted(p.parent.name for p in folder.parent.glob("*/settings.toml"))
+        listed = ", ".join(name for name in known if name != "example") or "none yet"
+        raise SettingsError(
+            f"there is no environment {folder.name!r} (found: {listed})",
+            f"stackroom init {folder.name} --host <address>",
+        )
+    settings = _load_settings(folder)
+    machine = _load_machine(folder)
+    if settings.ssh.root_login == "no" and machine.user == "root":
+        raise SettingsError(
+            f'{folder}/settings.toml: ssh.root_login = "no" would lock out the login of hosts.py',
+            f'set user = "{settings.host.operator_account}" in {folder}/hosts.py first',
+        )
+    return Environment(folder, settings, machine)
+
+
+def _load_settings(folder: Path) -> Settings:
+    for name in FILES:
+        path = folder / name
+        if not path.is_file():
+            raise SettingsError(
+                f"{path} is missing", f"stackroom init {folder.name} adds what is missing"
+            )
+        try:
+            tomllib.loads(path.read_text(encoding="utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise SettingsError(f"{path} is not valid TOML: {error}") from None
+    secrets = folder / "secrets.toml"
+    if stat.S_IMODE(secrets.stat().st_mode) & 0o077:
+        raise SettingsError(f"{secrets} can be read by others", f"chmod 600 {secrets}")
+    try:
+        return _from_folder(folder)
+    except ValidationError as error:
+        raise SettingsError(explain(error, folder)) from None
+
+
+def _from_folder(folder: Path) -> Settings:
+    class FolderSettings(Settings):
+        @classmethod
+        def settings_customise_sources(
+            cls, settings_cls: type[BaseSettings], *_: Any, **__: Any
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            # only the files: an environment variable must never outvote the inventory
+            return tuple(TomlConfigSettingsSource(settings_cls, folder / name) for name in FILES)
+
+    return FolderSettings()
+
+
+def _load_machine(folder: Path) -> Machine:
+    path = folder / "hosts.py"
+    try:
+        hosts: Sequence[tuple[str, dict[str, Any]]] = runpy.run_path(str(path))["hosts"]
+    except FileNotFoundError:
+        raise SettingsError(
+            f"{path} is missing", f"stackroom init {folder.name} adds what is missing"
+        ) from None
+    except Exception as error:
+        raise SettingsError(f"{path} cannot be read: {error}") from None
+    if len(hosts) != 1:
+        raise SettingsError(f"{path} lists {len(hosts)} machines; an environment has exactly one")
+    address, data = hosts[0]
+    check_host_address(address, str(path))
+    return Machine(
+        address, data.get("ssh_user", "root"), data.get("ssh_port", 22), data.get("ssh_key", "")
+    )
+
+
+def check_host_address(address: str, where: str) -> None:
+    """Refuse what is neither an IP address nor a host name. Raises SettingsError."""
+    try:
+        ipaddress.ip_address(address)
+        return
+    except ValueError:
+        pass
+    looks_numeric = re.fullmatch(r"[\d.:]+", address)
+    if looks_numeric or not re.fullmatch(
+        r"(?=.{1,253}$)[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?", address
+    ):
+        raise SettingsError(f"{where}: {address!r} is no IP address and no host name")
+
+
+__all__ = [
+    "EdgeMode",
+    "Environment",
+    "Machine",
+    "check_host_address",
+    "load_environment",
+    "machines",
+]

@@ -1,0 +1,264 @@
+"""The one settings model: every key of settings.toml, developers.toml and secrets.toml.
+
+`inventory/example/` shows each key with a comment; a test holds the two together.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+def _network(text: str) -> str:
+    """An address or a CIDR range in canonical form: `198.51.100.7/32`, `2001:db8::/64`."""
+    try:
+        return str(ipaddress.ip_network(text, strict=True))
+    except ValueError as error:
+        raise ValueError(f"is not an IP address or CIDR range ({error})") from None
+
+
+def _listed_network(text: str) -> str:
+    network = ipaddress.ip_network(_network(text))
+    if network.prefixlen == 0:
+        raise ValueError("lists the whole internet; list the addresses people work from")
+    return str(network)
+
+
+def _domain(text: str) -> str:
+    pattern = r"(?=.{4,253}$)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]{2,63}"
+    if text and not re.fullmatch(pattern, text):
+        raise ValueError("is not a domain name such as knowledge.example.com")
+    return text
+
+
+def _public_key(text: str) -> str:
+    if "PRIVATE KEY" in text:
+        raise ValueError("is a private key; paste the line of the .pub file")
+    if not re.fullmatch(
+        r"(ssh-ed25519|ecdsa-sha2-nistp\d+|ssh-rsa|sk-\S+) [A-Za-z0-9+/=]+( .*)?", text
+    ):
+        raise ValueError("is not one line of an OpenSSH .pub file")
+    return text.strip()
+
+
+Address = Annotated[str, AfterValidator(_listed_network)]
+Domain = Annotated[str, AfterValidator(_domain)]
+PublicKey = Annotated[str, AfterValidator(_public_key)]
+UserName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,30}$")]
+Port = Annotated[int, Field(ge=1, le=65535)]
+Size = Annotated[str, Field(pattern=r"^[1-9][0-9]*[MG]$")]
+GIT_REF = r"^[A-Za-z0-9][A-Za-z0-9._/-]*$"
+
+
+class Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class Person(Model):
+    """Somebody who may reach the host: where from, and with which SSH keys."""
+
+    addresses: list[Address] = Field(min_length=1)
+    keys: list[PublicKey] = []
+
+
+class Host(Model):
+    """The machine below the stack."""
+
+    operator_account: UserName = "stackroom"
+    journal_max: Size = "1G"
+    reboot_at: Annotated[str, Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")] = "04:30"
+
+
+class Ssh(Model):
+    open_to_world: bool = False
+    root_login: Literal["keys", "no"] = "keys"
+
+
+class Docker(Model):
+    source: Literal["docker", "distro"] = "docker"
+    log_max_size: Annotated[str, Field(pattern=r"^[1-9][0-9]*[km]$")] = "10m"
+    log_max_files: Annotated[int, Field(ge=1, le=20)] = 5
+
+
+class Firewall(Model):
+    rollback_seconds: Annotated[int, Field(ge=20, le=180)] = 120
+
+
+class EdgeMode(StrEnum):
+    TUNNEL = "tunnel"
+    INTERNAL = "internal"
+    ACME = "acme"
+    EXTERNAL = "external"
+
+
+class Edge(Model):
+    """How the team reaches the services: Caddy, or nothing but SSH tunnels."""
+
+    mode: EdgeMode = EdgeMode.INTERNAL
+    domain: Domain = ""
+    email: str = ""
+    port: Port = 443
+    api_port: Port = 8443
+    certificate: str = ""
+    private_key: str = ""
+    max_body: Annotated[str, Field(pattern=r"^[1-9][0-9]*(KB|MB|GB)$")] = "64MB"
+    version: Annotated[str, Field(pattern=r"^\d+\.\d+\.\d+$")] = "2.11.2"
+
+    @model_validator(mode="after")
+    def _mode_fits(self) -> Edge:
+        if self.domain and "mode" not in self.model_fields_set:
+            raise ValueError(
+                'has a domain but no mode: add mode = "acme" (Let\'s Encrypt), '
+                '"external" (your certificate files) or "internal" (own CA)'
+            )
+        if self.mode is EdgeMode.ACME and not (self.domain and self.email):
+            raise ValueError('mode "acme" needs domain and email')
+        if self.mode is EdgeMode.EXTERNAL and not (
+            self.domain and self.certificate and self.private_key
+        ):
+            raise ValueError('mode "external" needs domain, certificate and private_key')
+        if self.mode is not EdgeMode.EXTERNAL and (self.certificate or self.private_key):
+            raise ValueError('certificate and private_key are for mode "external" only')
+        if self.port == self.api_port:
+            raise ValueError("port and api_port are the same")
+        return self
+
+
+class Qdrant(Model):
+    version: Annotated[str, Field(pattern=r"^v\d+\.\d+\.\d+$")] = "v1.19.0"
+    memory: Size | Literal["auto"] = "auto"
+    dashboard: bool = False
+
+    @model_validator(mode="after")
+    def _not_older_than_the_advisories(self) -> Qdrant:
+        # 1.18.2 fixes an authentication bypass and a heap read (pull requests 9254, 9268)
+        if tuple(int(part) for part in self.version[1:].split(".")) < (1, 18, 2):
+            raise ValueError("version must be v1.18.2 or newer (security fixes)")
+        return self
+
+
+class Distance(StrEnum):
+    COSINE = "cosine"
+    DOT = "dot"
+    EUCLID = "euclid"
+    MANHATTAN = "manhattan"
+
+
+class Vector(Model):
+    """One vector field. `size` counts dimensions."""
+
+    size: Annotated[int, Field(ge=1, le=65536)]
+    distance: Distance = Distance.COSINE
+    on_disk: bool = False
+
+
+IndexType = Literal["keyword", "integer", "float", "geo", "text", "bool", "datetime", "uuid"]
+CollectionName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,254}$")]
+
+
+class Collection(Model):
+    """A Qdrant collection: `vector` for the unnamed one, or `vectors` by name."""
+
+    vector: Vector | None = None
+    vectors: dict[str, Vector] = {}
+    quantization: Literal["none", "scalar", "binary"] = "none"
+    payload_indexes: dict[str, IndexType] = {}
+    aliases: list[CollectionName] = []
+
+    @model_validator(mode="after")
+    def _one_kind_of_vector(self) -> Collection:
+        if (self.vector is None) == (not self.vectors):
+            raise ValueError("needs either vector (unnamed) or vectors (by name)")
+        return self
+
+
+class GitSource(Model):
+    repository: Annotated[str, Field(pattern=r"^(https://|ssh://|git@)\S+$")]
+    ref: Annotated[str, Field(pattern=GIT_REF)]
+
+
+class Api(Model):
+    """The team's own service beside Qdrant: an image, or a repository built on the host."""
+
+    image: str = ""
+    git: GitSource | None = None
+    port: Port = 8000
+    memory: Size = "1G"
+    user: Annotated[int, Field(ge=1, le=65534)] = 1000
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Api:
+        if bool(self.image) == (self.git is not None):
+            raise ValueError("needs either image or git, not both and not none")
+        if self.image and (
+            ":" not in self.image.rsplit("/", 1)[-1] or self.image.endswith(":latest")
+        ):
+            raise ValueError("image must be pinned by a tag other than latest")
+        return self
+
+
+class Secrets(Model):
+    """Generated by `stackroom init` where absent; never overwritten, never printed."""
+
+    qdrant_api_key: SecretStr = Field(min_length=32)
+    qdrant_alt_api_key: SecretStr | None = Field(default=None, min_length=32)
+    api_token: SecretStr = Field(min_length=32)
+    mistral_api_key: SecretStr | None = None
+
+
+class Settings(BaseSettings):
+    """One environment. Sources: the three TOML files of its folder, nothing else."""
+
+    model_config = SettingsConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    stack: Literal["qdrant"] = "qdrant"
+    host: Host = Host()
+    ssh: Ssh = Ssh()
+    docker: Docker = Docker()
+    firewall: Firewall = Firewall()
+    edge: Edge = Edge()
+    qdrant: Qdrant = Qdrant()
+    api: Api | None = None
+    collections: dict[CollectionName, Collection] = {}
+    operators: dict[UserName, Person] = Field(min_length=1)
+    developers: dict[UserName, Person] = {}
+    secrets: Secrets
+
+    @model_validator(mode="after")
+    def _operators_have_keys(self) -> Settings:
+        for name, person in self.operators.items():
+            if not person.keys:
+                raise ValueError(f"operators.{name} has no key; an operator logs in over SSH")
+        return self
+
+    @model_validator(mode="after")
+    def _aliases_are_unique(self) -> Settings:
+        seen = set(self.collections)
+        for name, collection in self.collections.items():
+            for alias in collection.aliases:
+                if alias in seen:
+                    raise ValueError(f"collections.{name}: the alias {alias} is taken")
+                seen.add(alias)
+        return self
+
+    def addresses(self) -> list[str]:
+        """Every listed range, each once, in a stable order: who may reach SSH and the edge."""
+        people = [*self.operators.values(), *self.developers.values()]
+        return sorted({address for person in people for address in person.addresses})
+
+    def edge_ports(self) -> list[int]:
+        """TCP ports the edge publishes to the listed ranges."""
+        if self.edge.mode is EdgeMode.TUNNEL:
+            return []
+        return [self.edge.port, *([self.edge.api_port] if self.api else [])]
+
+    def world_ports(self) -> list[int]:
+        """TCP ports of the edge that the whole internet may reach: the ACME challenge."""
+        return [80] if self.edge.mode is EdgeMode.ACME else []
