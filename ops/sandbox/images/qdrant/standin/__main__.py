@@ -1,0 +1,43 @@
+"""Start both servers in the current folder; stop on SIGTERM with everything on disk, exit 0."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+from . import VERSION, rest, rpc
+from .config import load
+from .service import Service
+
+
+def main() -> int:
+    print(f"STAND-IN for qdrant {VERSION}, built on qdrant-edge-py; not the real server")
+    try:
+        config = load(Path.cwd(), os.environ)
+    except ValueError as error:
+        print(f"stand-in: {error}", file=sys.stderr)
+        return 1
+    if not config.api_key:
+        print("WARN no service.api_key: everybody may do everything")
+    service = Service(config)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    grpc_server = rpc.serve(service)
+    http_server = rest.Server(service)
+    threading.Thread(target=http_server.serve_forever, daemon=True).start()
+    print(f"REST on {config.host}:{config.http_port}, gRPC on {config.grpc_port}", flush=True)
+    stop.wait()
+    http_server.shutdown()
+    if grpc_server:
+        grpc_server.stop(grace=5).wait()
+    service.store.close()
+    print("stopped, everything is on disk")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

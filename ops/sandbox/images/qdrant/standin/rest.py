@@ -1,0 +1,189 @@
+"""Qdrant's REST on the standard library's HTTP server: paths to operations, answers to JSON."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from . import TITLE, VERSION
+from .errors import ApiError, KeyRefused, bad_body, lacking
+from .operations import Call, fit
+from .service import Service
+
+WITHOUT_KEY = {
+    "/healthz": "healthz check passed",
+    "/livez": "healthz check passed",
+    "/readyz": "all shards are ready",
+}
+C = "/collections/{collection}"
+ROUTES = {
+    ("GET", "/collections"): "list_collections",
+    ("GET", C): "get_collection",
+    ("PUT", C): "create_collection",
+    ("PATCH", C): "update_collection",
+    ("DELETE", C): "delete_collection",
+    ("GET", f"{C}/exists"): "collection_exists",
+    ("GET", "/aliases"): "list_aliases",
+    ("GET", f"{C}/aliases"): "list_collection_aliases",
+    ("POST", "/collections/aliases"): "update_aliases",
+    ("PUT", f"{C}/index"): "create_payload_index",
+    ("DELETE", f"{C}/index/{{key}}"): "delete_payload_index",
+    ("PUT", f"{C}/points"): "upsert_points",
+    ("POST", f"{C}/points"): "get_points",
+    ("GET", f"{C}/points/{{key}}"): "get_point",
+    ("POST", f"{C}/points/delete"): "delete_points",
+    ("POST", f"{C}/points/payload"): "set_payload",
+    ("PUT", f"{C}/points/payload"): "overwrite_payload",
+    ("POST", f"{C}/points/payload/delete"): "delete_payload",
+    ("POST", f"{C}/points/payload/clear"): "clear_payload",
+    ("POST", f"{C}/points/scroll"): "scroll_points",
+    ("POST", f"{C}/points/count"): "count_points",
+    ("POST", f"{C}/points/query"): "query_points",
+    ("POST", f"{C}/points/query/batch"): "query_batch_points",
+    ("POST", f"{C}/points/search"): "search_points",
+    ("GET", "/telemetry"): "telemetry",
+    ("GET", "/metrics"): "metrics",
+    ("GET", "/cluster"): "cluster",
+    ("GET", "/issues"): "issues",
+    ("GET", f"{C}/snapshots"): "list_snapshots",
+    ("POST", f"{C}/snapshots"): "create_snapshot",
+    ("GET", "/snapshots"): "list_full_snapshots",
+    ("POST", "/snapshots"): "create_full_snapshot",
+}
+PATTERNS = [
+    (verb, re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", path)), method)
+    for (verb, path), method in ROUTES.items()
+]
+FORBIDDEN_IN_NAMES = set('<>:"/\\|?*\0\x1f')
+
+
+class Handler(BaseHTTPRequestHandler):
+    """One connection, kept alive. `service` is set by the server below."""
+
+    service: Service
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+
+    def handle_any(self) -> None:
+        started = time.monotonic()
+        raw = self.rfile.read(int(self.headers.get("content-length") or 0))
+        try:
+            self._answer(raw, started)
+        except KeyRefused as refusal:
+            self._send(refusal.status, refusal.message, "")
+        except ApiError as error:
+            status = {"error": error.message}
+            self._send_json(error.status, {"status": status, "time": time.monotonic() - started})
+
+    do_GET = do_PUT = do_POST = do_PATCH = do_DELETE = do_HEAD = do_OPTIONS = handle_any
+
+    def _answer(self, raw: bytes, started: float) -> None:
+        url = urlsplit(self.path)
+        path = url.path.rstrip("/") or "/"
+        if self.command == "GET" and path == "/":
+            self._send_json(200, {"title": TITLE, "version": VERSION, "commit": "stand-in"})
+            return
+        if self.command == "GET" and path in WITHOUT_KEY:
+            self._send(200, WITHOUT_KEY[path])
+            return
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        identity = self.service.identify(headers, path, self._remote())
+        for verb, pattern, method in PATTERNS:
+            if verb == self.command and (found := pattern.fullmatch(path)):
+                parts = {name: unquote(text) for name, text in found.groupdict().items()}
+                if method == "create_collection":
+                    _check_name(parts["collection"])
+                body = fit(method, _json(raw)) if verb in ("PUT", "POST", "PATCH") else None
+                call = Call(identity, **parts, body=body, wait=_wait(url.query))
+                result = self.service.perform(method, call, path, self._remote())
+                self._reply(method, result, started)
+                return
+        if path.startswith("/collections/"):
+            raise lacking(f"{self.command} {path}")
+        self._send(404, "", "")
+
+    def _reply(self, method: str, result: Any, started: float) -> None:
+        if method == "metrics":
+            self._send(200, "".join(line + "\n" for line in _prometheus(result)))
+        else:
+            took = time.monotonic() - started
+            self._send_json(200, {"result": result, "status": "ok", "time": took})
+
+    def _remote(self) -> str:
+        if self.service.config.trust_forwarded_headers and "x-forwarded-for" in self.headers:
+            return str(self.headers["x-forwarded-for"]).split(",")[0].strip()
+        return str(self.client_address[0]).removeprefix("::ffff:")
+
+    def _send_json(self, status: int, answer: Any) -> None:
+        self._send(status, json.dumps(answer, separators=(",", ":")), "application/json")
+
+    def _send(self, status: int, text: str, kind: str = "text/plain; charset=utf-8") -> None:
+        payload = text.encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(payload)))
+        if kind:
+            self.send_header("Content-Type", kind)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(payload)
+
+    def log_message(self, *_: Any) -> None:
+        """Silent: requests are in the audit log, where that is on."""
+
+
+def _json(raw: bytes) -> Any:
+    try:
+        return json.loads(raw)
+    except ValueError as error:
+        raise bad_body(str(error)) from None
+
+
+def _wait(query: str) -> bool:
+    given = parse_qs(query).get("wait", ["false"])[-1]
+    if given not in ("true", "false"):
+        reason = "provided string was not `true` or `false`"
+        raise ApiError(400, f"Deserialize error in query parameters: {reason}")
+    return given == "true"
+
+
+def _check_name(name: str) -> None:
+    bad = next((char for char in name if char in FORBIDDEN_IN_NAMES), None)
+    reason = f'collection name cannot contain "{bad}" char' if bad else ""
+    if len(name) > 255:
+        reason = f'value "{name}" invalid, must be from 1 to 255 characters'
+    if reason:
+        where = "Validation error in path parameters"
+        raise ApiError(422, f"{where}: [collection_name: {reason}]")
+
+
+def _prometheus(points: dict[str, int]) -> Iterator[str]:
+    yield "# HELP app_info information about qdrant server"
+    yield "# TYPE app_info gauge"
+    yield f'app_info{{name="qdrant",version="{VERSION}"}} 1'
+    for name, value in (
+        ("app_status_recovery_mode", 0),
+        ("collections_total", len(points)),
+        ("collection_dead_replicas", 0),
+    ):
+        yield f"# TYPE {name} gauge"
+        yield f"{name} {value}"
+    yield "# TYPE collection_points gauge"
+    for name, count in points.items():
+        yield f'collection_points{{id="{name}"}} {count}'
+
+
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(self, service: Service) -> None:
+        host = service.config.host
+        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        handler = type("BoundHandler", (Handler,), {"service": service})
+        super().__init__((host, service.config.http_port), handler)

@@ -1,0 +1,57 @@
+"""The stand-in behind its two protocols: judge the key, judge the access, note both, run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import qdrant_edge as edge
+from qdrant_client import models as m
+
+from . import translate
+from .audit import Audit
+from .auth import Identity, Keys
+from .config import Config
+from .errors import ApiError
+from .operations import OPERATIONS, Call, Json
+from .store import Store
+
+
+class Service:
+    """Raises ApiError for whatever is refused; nothing runs unguarded."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.store = Store(config.storage)
+        self._keys = Keys(config, self._has_point)
+        self._audit = Audit(config.audit)
+
+    def identify(self, headers: Mapping[str, str], api: str, remote: str) -> Identity:
+        """Judge the key. Raises KeyRefused, and notes that it did."""
+        try:
+            return self._keys.identify(headers)
+        except ApiError as refusal:
+            reason = ("Unauthorized: " if refusal.status == 401 else "Forbidden: ") + str(refusal)
+            nobody = Identity("None")
+            self._audit.note(nobody, api=api, remote=remote, result="denied", error=reason)
+            raise
+
+    def perform(self, method: str, call: Call, api: str, remote: str) -> Json:
+        """Judge the access, note it, run it. Raises ApiError."""
+        operation = OPERATIONS[method]
+        entry = {"method": method, "api": api, "remote": remote, "collection": call.collection}
+        try:
+            operation.guard(call.identity, call.collection)
+        except ApiError as refusal:
+            self._audit.note(call.identity, **entry, result="denied", error=str(refusal))
+            raise
+        self._audit.note(call.identity, **entry, result="ok")
+        return operation.run(self.store, call)
+
+    def _has_point(self, collection: str, matches: Mapping[str, Any]) -> bool:
+        conditions = [
+            m.FieldCondition(key=key, match=m.MatchValue(value=value))
+            for key, value in matches.items()
+        ]
+        request = edge.CountRequest(filter=translate.filter_(m.Filter(must=conditions)))
+        return bool(self.store.get(collection).call("count", request))
