@@ -1,1 +1,1 @@
-"""Settings into files, rules and argument lists. Pure: reads templates/ and compose/, nothing else."""
+"""Settings into files and rules. Pure: reads templates/ and compose/, nothing else."""

@@ -25,6 +25,8 @@ _DOCKER_USER = [
     "-A DOCKER-USER -i docker0 -j RETURN",
     f"-A DOCKER-USER -o br-+ -j {CONTAINER_CHAIN}",
     f"-A DOCKER-USER -o docker0 -j {CONTAINER_CHAIN}",
+    # Docker before 28 adds this line itself where it is missing
+    "-A DOCKER-USER -j RETURN",
 ]
 
 
@@ -34,16 +36,14 @@ def family_of(network: str) -> Family:
 
 
 def ufw_rules(settings: Settings, ssh_port: int) -> list[str]:
-    """The rules of `ufw show added`, without the leading `ufw`; SSH is all the host itself opens."""
+    """The rules as `ufw show added` prints them, without `ufw`; the host itself opens SSH only."""
     if settings.ssh.open_to_world:
         return [f"allow {ssh_port}/tcp comment 'stackroom'"]
     rules = []
     for address in settings.addresses():
         network = ipaddress.ip_network(address)
         source = str(network.network_address) if network.num_addresses == 1 else str(network)
-        rules.append(
-            f"allow from {source} to any port {ssh_port} proto tcp comment 'stackroom'"
-        )
+        rules.append(f"allow from {source} to any port {ssh_port} proto tcp comment 'stackroom'")
     return rules
 
 

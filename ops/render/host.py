@@ -58,9 +58,7 @@ def ssh_files(settings: Settings) -> list[RenderedFile]:
     return [
         RenderedFile(SSH_DROP_IN, render("host/sshd.conf.j2", root_login=settings.ssh.root_login)),
         # root's, so that the account cannot add keys to itself; sshd reads it as root
-        RenderedFile(
-            authorized_keys_path(settings), render("host/authorized_keys.j2", keys=keys)
-        ),
+        RenderedFile(authorized_keys_path(settings), render("host/authorized_keys.j2", keys=keys)),
     ]
 
 

@@ -1,6 +1,12 @@
 """The inventory as typed values. Reads one environment folder; never writes, never connects."""
 
-from ops.settings.environment import Environment, Machine, load_environment, machines
+from ops.settings.environment import (
+    Environment,
+    Machine,
+    check_host_address,
+    load_environment,
+    machines,
+)
 from ops.settings.model import Collection, Edge, Person, Qdrant, Secrets, Settings
 
 __all__ = [
@@ -12,6 +18,7 @@ __all__ = [
     "Qdrant",
     "Secrets",
     "Settings",
+    "check_host_address",
     "load_environment",
     "machines",
 ]

@@ -17,7 +17,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, TomlConf
 
 from ops.errors import SettingsError
 from ops.settings.explain import explain
-from ops.settings.model import EdgeMode, Settings
+from ops.settings.model import Settings
 
 FILES = ("settings.toml", "developers.toml", "secrets.toml")
 
@@ -165,17 +165,6 @@ def check_host_address(address: str, where: str) -> None:
     except ValueError:
         pass
     looks_numeric = re.fullmatch(r"[\d.:]+", address)
-    if looks_numeric or not re.fullmatch(
-        r"(?=.{1,253}$)[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?", address
-    ):
+    host_name = r"(?=.{1,253}$)[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?"
+    if looks_numeric or not re.fullmatch(host_name, address):
         raise SettingsError(f"{where}: {address!r} is no IP address and no host name")
-
-
-__all__ = [
-    "EdgeMode",
-    "Environment",
-    "Machine",
-    "check_host_address",
-    "load_environment",
-    "machines",
-]

@@ -49,7 +49,7 @@ def _nearest(path: list[str]) -> str:
 
 
 def _fields_at(path: list[str]) -> list[str]:
-    """Names of the fields of the model that `path` leads to; names in a table are walked through."""
+    """Fields of the model that `path` leads to; names in a table are walked through."""
     here: Any = Settings
     for part in path:
         if typing.get_origin(here) is dict:

@@ -1,0 +1,38 @@
+# The commands of a working day. `make demo` and `make test` install what they need.
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-fast lint bench lock setup
+BIN := .venv/bin
+
+help: ## what there is
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup:
+	@sh ops/sandbox/prepare.sh
+
+demo: setup ## a bare machine becomes a closed, running server, proven on the screen
+	@$(BIN)/stackroom demo
+
+test: setup lint ## every test
+	@$(BIN)/stackroom sandbox engine
+	$(BIN)/pytest
+
+test-fast: setup ## unit, render and contract tests, under a minute
+	$(BIN)/pytest -q tests/unit tests/render tests/contract
+
+lint: setup ## ruff, mypy --strict, shellcheck where it is installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: setup ## measurements against Ansible, as a table
+	@sh ops/sandbox/prepare.sh bench
+	@$(BIN)/stackroom sandbox engine
+	$(BIN)/pytest -q -s -m bench tests/bench
+
+lock: ## renew requirements/*.lock (needs uv)
+	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header \
+	  --no-emit-find-links pyproject.toml -o requirements/runtime.lock
+	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header \
+	  --no-emit-find-links --extra dev pyproject.toml -o requirements/dev.lock
+	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header \
+	  --no-emit-find-links --extra dev --extra bench pyproject.toml -o requirements/bench.lock

@@ -1,0 +1,303 @@
+"""The verbs. A verb is a function and its docstring is its help; the work is done in the rooms."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from ops import deploy as deploying
+from ops import inventory
+from ops import sandbox as throw_away
+from ops.clients.edge import edge_ca, fingerprint
+from ops.clients.ssh import Remote
+from ops.demo.story import run as tell_story
+from ops.errors import SettingsError, StackroomError
+from ops.health import Status, examine, show
+from ops.render.files import RenderedFile
+from ops.render.stack import render_stack
+from ops.settings import Environment, load_environment
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Turns a bare machine into a team's knowledge server, closed to everyone else.",
+)
+sandbox = typer.Typer(no_args_is_help=True, help="A throw-away machine for trying things out.")
+app.add_typer(sandbox, name="sandbox")
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+DRIFT = 2  # the exit code of `plan` when the machine is not as the inventory says
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+
+
+@app.callback()
+def choose_environment(
+    context: typer.Context,
+    environment: Annotated[
+        str, typer.Option("-e", "--environment", help="A folder below inventory/.")
+    ] = "",
+) -> None:
+    context.obj = environment
+
+
+def _environment(context: typer.Context) -> Environment:
+    if not context.obj:
+        raise SettingsError("which environment?", "stackroom -e <environment> ...")
+    return load_environment(inventory.INVENTORY / context.obj)
+
+
+@app.command()
+def init(
+    name: Annotated[str, typer.Argument(help="The environment, for example: production.")],
+    host: Annotated[str, typer.Option("--host", help="Address of the machine.")],
+    user: Annotated[str, typer.Option(help="Login on the machine.")] = "root",
+    key: Annotated[str, typer.Option(help="Private SSH key file; empty: agent or defaults.")] = "",
+    operator: Annotated[str, typer.Option(help="Your name in developers.toml.")] = "",
+    public_key: Annotated[str, typer.Option(help="Your SSH public key line.")] = "",
+    source: Annotated[str, typer.Option("--from", help="Address you come from.")] = "",
+) -> None:
+    """Write inventory/NAME/ from the example and generate its secrets. Overwrites nothing."""
+    key_file = Path(key).expanduser().with_suffix(Path(key).suffix + ".pub") if key else None
+    if not public_key and key_file and key_file.is_file():
+        public_key = key_file.read_text(encoding="utf-8").strip()
+    public_key = public_key or inventory.default_public_key()
+    if not public_key:
+        raise SettingsError("no SSH public key found", "ssh-keygen -t ed25519, or --public-key")
+    source = source or inventory.source_address(host, user, key)
+    if not source:
+        raise SettingsError(
+            f"no SSH login as {user}@{host}, so your own address is unknown",
+            f"stackroom init {name} --host {host} --from <the address you come from>",
+        )
+    created = inventory.create(
+        name,
+        address=host,
+        user=user,
+        key=key,
+        operator=operator or getpass.getuser(),
+        public_key=public_key,
+        source=source,
+    )
+    for file_name in created.written:
+        out.print(f"wrote     {created.folder / file_name}")
+    for file_name in created.kept:
+        out.print(f"kept      {created.folder / file_name}")
+    for secret in created.generated:
+        out.print(f"generated {secret} in {created.folder / 'secrets.toml'}")
+    out.print(f"You come from {source}. Next: stackroom -e {name} plan")
+
+
+@app.command()
+def plan(
+    context: typer.Context,
+    diff: Annotated[
+        bool, typer.Option(help="Show what files would change; never secrets.")
+    ] = False,
+    json_output: Json = False,
+) -> None:
+    """Show what a deploy would change. Exit code 0: nothing, 2: something, 1 and up: an error."""
+    environment = _environment(context)
+    made = deploying.make_plan(environment, diff=diff)
+    if json_output:
+        _print_json(made.to_json())
+    else:
+        _show_plan(environment, made)
+    raise typer.Exit(0 if made.is_clean else DRIFT)
+
+
+@app.command()
+def deploy(
+    context: typer.Context,
+    yes: Yes = False,
+    images: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="Images for a machine that cannot pull."),
+    ] = None,
+    force_lockout: Annotated[
+        bool, typer.Option(help="Apply a firewall that shuts you out; it undoes itself.")
+    ] = False,
+) -> None:
+    """Make the machine what the inventory says: plan, ask, lock, apply, examine, record.
+
+    Interrupted or failed, nothing is lost: the old stack keeps running and the next run finishes.
+    """
+    environment = _environment(context)
+    made = deploying.make_plan(environment, force_lockout=force_lockout)
+    _show_plan(environment, made)
+    if not made.is_clean:
+        if not yes and not typer.confirm(f"Change {environment.machine.address}?"):
+            raise typer.Exit(1)
+        _apply(environment, images, force_lockout)
+    report = examine(environment)
+    show(report, out)
+    if report.status is Status.CRITICAL:
+        raise typer.Exit(report.status.value)
+
+
+def _apply(environment: Environment, images: Path | None, force_lockout: bool) -> None:
+    remote = Remote(environment)
+    with deploying.hold_lock(remote, f"stackroom -e {environment.name} deploy"):
+        with err.status("connecting") as status:
+
+            def on_step(name: str, result: str) -> None:
+                status.update(name)
+                if result:
+                    out.print(f"  {'changed' if result == 'Success' else result.lower():10} {name}")
+
+            changes = deploying.apply(
+                environment, images=images, force_lockout=force_lockout, on_step=on_step
+            )
+        if changes:
+            deploying.write_record(remote, _rendered(environment, remote), changes)
+    out.print(f"deployed: {len(changes)} steps changed {environment.machine.address}")
+
+
+def _rendered(environment: Environment, remote: Remote) -> list[RenderedFile]:
+    memory = remote.run("awk '/^MemTotal/ {print int($2/1024)}' /proc/meminfo").stdout
+    return list(render_stack(environment, int(memory)).files)
+
+
+@app.command()
+def doctor(
+    context: typer.Context,
+    only: Annotated[list[str] | None, typer.Option(help="Only these checks, or a prefix.")] = None,
+    skip: Annotated[list[str] | None, typer.Option(help="Not these checks, or a prefix.")] = None,
+    json_output: Json = False,
+) -> None:
+    """Examine the machine and its services. Exit code 0 OK, 1 warning, 2 critical, 3 unknown."""
+    report = examine(_environment(context), only=only or (), skip=skip or ())
+    if json_output:
+        _print_json(report.to_json())
+    else:
+        show(report, out)
+    raise typer.Exit(report.status.value)
+
+
+@app.command()
+def history(context: typer.Context, json_output: Json = False) -> None:
+    """What was deployed to the machine, by whom and from which revision, newest first."""
+    records = deploying.history(Remote(_environment(context)))
+    if json_output:
+        return _print_json({"schema_version": 1, "deploys": records})
+    table = Table("when (UTC)", "who", "revision", "steps", "images", box=None)
+    for record in records:
+        images = ", ".join(sorted(image["image"] for image in record["images"].values()))
+        table.add_row(
+            record["at"][:19],
+            record["who"],
+            record["revision"],
+            str(len(record["changes"])),
+            images,
+        )
+    return out.print(table)
+
+
+@app.command()
+def lock(context: typer.Context, json_output: Json = False) -> None:
+    """Who is deploying to the machine right now."""
+    holder = deploying.lock_holder(Remote(_environment(context)))
+    if json_output:
+        return _print_json({"schema_version": 1, "holder": holder})
+    if holder is None:
+        return out.print("free: nobody is deploying")
+    return out.print(f"held by {holder.get('who', 'somebody')} since {holder.get('since', '?')}")
+
+
+@app.command()
+def ca(context: typer.Context, json_output: Json = False) -> None:
+    """Print the edge's CA certificate (mode internal) and its SHA-256 fingerprint."""
+    pem = edge_ca(Remote(_environment(context)))
+    if json_output:
+        return _print_json({"schema_version": 1, "pem": pem, "sha256": fingerprint(pem)})
+    err.print(f"SHA-256 fingerprint: {fingerprint(pem)}")
+    return out.print(pem, end="")
+
+
+@sandbox.command()
+def up() -> None:
+    """Start the throw-away machine, or find it running; `-e sandbox` then names it."""
+    throw_away.start_engine()
+    throw_away.up(lambda line: out.print(line))
+
+
+@sandbox.command()
+def status(json_output: Json = False) -> None:
+    """Whether it runs, where, and what its images are."""
+    found = throw_away.status()
+    if json_output:
+        return _print_json(asdict(found))
+    state = f"{'running' if found.running else 'stopped'} at {found.address}"
+    out.print(f"sandbox: {state if found.exists else 'there is none; stackroom sandbox up'}")
+    for image, kind in found.images.items():
+        out.print(f"  {image}: {kind}")
+    return None
+
+
+@sandbox.command()
+def shell() -> None:
+    """A root shell on it, past its SSH and firewall."""
+    raise typer.Exit(throw_away.shell())
+
+
+@sandbox.command()
+def down(
+    yes: Yes = False,
+    purge: Annotated[bool, typer.Option(help="Its images and its key too.")] = False,
+) -> None:
+    """Remove it with everything on it; nothing is left on this machine."""
+    if not yes and not typer.confirm("Remove the sandbox and all its data?"):
+        raise typer.Exit(1)
+    throw_away.down(purge=purge, say=lambda line: out.print(line))
+
+
+@sandbox.command()
+def engine() -> None:
+    """Start an installed Docker engine where no systemd does; prints the pid it started."""
+    pid = throw_away.start_engine()
+    out.print(f"started dockerd, pid {pid}" if pid else "a Docker engine is there")
+
+
+@app.command()
+def demo() -> None:
+    """A bare machine becomes a closed, running server, and each claim is checked on the screen."""
+    throw_away.start_engine()
+    tell_story(out)
+
+
+def _show_plan(environment: Environment, made: deploying.Plan) -> None:
+    where = f"{environment.name} ({environment.machine.address})"
+    if made.is_clean:
+        out.print(f"{where} is as the inventory says: 0 of {made.unchanged} steps would change it")
+        return
+    total = made.unchanged + len(made.changes)
+    out.print(f"{where}: {len(made.changes)} of {total} steps would change it")
+    for change in made.changes:
+        out.print(f"  would change  {change}")
+    if made.diff:
+        out.print(made.diff, markup=False)
+
+
+def _print_json(document: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(document, indent=2) + "\n")
+
+
+def main() -> None:
+    """The console script: every expected error is one message, the next command, its own code."""
+    try:
+        app(standalone_mode=True)
+    except StackroomError as error:
+        err.print(f"stackroom: {error.message}", markup=False, style="red")
+        if error.hint:
+            err.print(f"next: {error.hint}", markup=False)
+        sys.exit(error.exit_code)

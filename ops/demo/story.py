@@ -1,0 +1,161 @@
+"""The demo: deploy, load, search, refuse, deploy again. Every claim on the screen was just checked.
+
+It runs against the sandbox alone and never touches another environment.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from ops import deploy as deploying
+from ops.clients.edge import edge_ca, fingerprint
+from ops.clients.ssh import Remote
+from ops.demo.documents import point, sections, vector
+from ops.errors import ServiceError
+from ops.health import Status, examine
+from ops.render.files import ROOT
+from ops.render.stack import render_stack
+from ops.sandbox import Client, client, image_archive, image_kinds, up
+from ops.sandbox.visit import PORTS, open_ports, visit
+from ops.settings import Environment, load_environment
+
+COLLECTION = "knowledge_library"
+BATCH = 64
+# what is asked, and the section that has to come first
+QUESTIONS = (
+    ("a firewall change shuts me out, how does it undo itself", "The firewall"),
+    ("which exit code does doctor use for a warning", "Exit codes"),
+    ("how do I bring images to a machine that cannot pull them", "A machine without a registry"),
+)
+
+
+def run(console: Console) -> None:
+    """Tell the whole story. Raises a StackroomError at the first thing that is not so."""
+    started = time.monotonic()
+
+    def say(line: str) -> None:
+        console.print(f"[dim]{time.monotonic() - started:5.0f} s[/]  {line}")
+
+    console.rule("1  a bare machine")
+    sandbox = up(say)
+    environment = load_environment(sandbox.environment)
+    archive = image_archive(_images(environment), say)
+    for image, kind in image_kinds().items():
+        say(f"{image}: {kind}")
+    console.rule("2  deploy over SSH")
+    _deploy(environment, archive, say)
+    _examine(environment, say)
+    console.rule("3  a machine of the team: documents in, answers out")
+    with client("allowed") as allowed:
+        _load_and_search(allowed, environment, say)
+        _check_ports(allowed, {22, *environment.settings.edge_ports()}, "a developer", say)
+    console.rule("4  a machine nobody listed")
+    with client("denied") as denied:
+        _check_ports(denied, set(), "a stranger", say)
+    console.rule("5  deploy again")
+    again = deploying.make_plan(environment)
+    if not again.is_clean:
+        raise ServiceError(f"the second deploy would change: {', '.join(again.changes)}")
+    say(f"a second deploy changes nothing: 0 of {again.unchanged} steps")
+    console.rule("what next")
+    console.print(
+        "  stackroom -e sandbox doctor      every check, as a table\n"
+        "  stackroom sandbox shell          a root shell on the machine you just deployed\n"
+        "  stackroom sandbox down           leaves nothing behind\n"
+        "  stackroom init production --host <address of your Hetzner VM>\n"
+    )
+
+
+def _images(environment: Environment) -> list[str]:
+    # any memory will do: the images do not depend on it
+    return [service.image for service in render_stack(environment, 8192).services]
+
+
+def _deploy(environment: Environment, archive: Path | None, say: Callable[[str], None]) -> None:
+    made = deploying.make_plan(environment)
+    if made.is_clean:
+        say("the sandbox is deployed already")
+        return
+    say(f"plan: {len(made.changes)} steps would change the machine")
+
+    def on_step(name: str, result: str) -> None:
+        if result == "Success":
+            say(f"changed  {name}")
+
+    remote = Remote(environment)
+    with deploying.hold_lock(remote, "stackroom demo"):
+        changes = deploying.apply(environment, images=archive, on_step=on_step)
+        deploying.write_record(remote, list(render_stack(environment, 8192).files), changes)
+
+
+def _examine(environment: Environment, say: Callable[[str], None]) -> None:
+    report = examine(environment)
+    say(f"doctor: {report.first_line()}")
+    if report.status is Status.CRITICAL:
+        raise ServiceError("the doctor found the sandbox ill", "stackroom -e sandbox doctor")
+
+
+def _load_and_search(allowed: Client, environment: Environment, say: Callable[[str], None]) -> None:
+    ca = edge_ca(Remote(environment))
+    say(f"the edge's own CA, SHA-256 {fingerprint(ca)[:23]}...")
+    found = sections(ROOT)
+    points = [point(section, datetime.now(UTC)) for section in found]
+    path = f"/collections/{COLLECTION}/points"
+    requests = [
+        {"method": "PUT", "path": f"{path}?wait=true", "body": {"points": points[i : i + BATCH]}}
+        for i in range(0, len(points), BATCH)
+    ]
+    requests.append({"method": "POST", "path": f"{path}/count", "body": {"exact": True}})
+    requests += [
+        {
+            "method": "POST",
+            "path": f"{path}/query",
+            "body": {"query": vector(question), "limit": 1, "with_payload": True},
+        }
+        for question, _ in QUESTIONS
+    ]
+    answers = _visit(allowed, environment, ca, requests)
+    count = answers[-len(QUESTIONS) - 1]["result"]["count"]
+    if count < len({section.point_id for section in found}):
+        raise ServiceError(f"{len(found)} sections were written and {count} are there")
+    say(f"{len(found)} sections of this project's documents written, over TLS")
+    for (question, wanted), answer in zip(QUESTIONS, answers[-len(QUESTIONS) :], strict=True):
+        best = answer["result"]["points"][0]
+        title = best["payload"]["taxonomy"]["level2"]
+        if title != wanted:
+            raise ServiceError(f"{question!r} found {title!r}, not {wanted!r}")
+        say(f'"{question}"  ->  {best["payload"]["file_path"]}: {title} ({best["score"]:.2f})')
+
+
+def _visit(
+    allowed: Client, environment: Environment, ca: str, requests: list[dict[str, Any]]
+) -> list[Any]:
+    task = {
+        "do": "requests",
+        "url": f"https://{environment.edge_name()}:{environment.settings.edge.port}",
+        "ca": ca,
+        "key": environment.settings.secrets.qdrant_api_key.get_secret_value(),
+        "requests": requests,
+    }
+    answers = visit(allowed, task)
+    for request, answer in zip(requests, answers, strict=True):
+        if answer["status"] != 200:
+            raise ServiceError(
+                f"{request['method']} {request['path']}: {answer['status']} {answer['body']}"
+            )
+    return [answer["body"] for answer in answers]
+
+
+def _check_ports(machine: Client, allowed: set[int], who: str, say: Callable[[str], None]) -> None:
+    wanted = {(family, port) for family in ("v4", "v6") for port in allowed}
+    reached = open_ports(machine)
+    if reached != wanted:
+        raise ServiceError(f"{who} reaches {sorted(reached)}, not {sorted(wanted)}")
+    answer = f"only {', '.join(map(str, sorted(allowed)))}" if allowed else "none"
+    say(f"of {len(PORTS)} ports over IPv4 and IPv6, {answer} answer {who} ({machine.ipv4})")

@@ -1,0 +1,50 @@
+"""Carry a plan out, and say step by step how it goes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from ops.deploy.pyinfra import failure, run_pyinfra
+from ops.settings import Environment
+
+_STARTED = re.compile(r"^--> Starting operation: (?P<name>.+?)\s*$")
+_ENDED = re.compile(r"^\s*\[[^\]]+\]\s+(?P<result>Success|No changes|Error)")
+
+
+def apply(
+    environment: Environment,
+    *,
+    images: Path | None = None,
+    force_lockout: bool = False,
+    on_step: Callable[[str, str], None] = lambda name, result: None,
+) -> list[str]:
+    """Change the machine; returns the steps that changed something.
+
+    `images` is an archive of `docker save` for a machine that cannot pull. `on_step(name, result)`
+    is called at the start ("") and the end ("Success", "No changes", "Error") of each step.
+    Raises DeployError with the failing step's last lines, UnreachableError without a login.
+    """
+    current = ""
+    changed: list[str] = []
+
+    def follow(line: str) -> None:
+        nonlocal current
+        if started := _STARTED.match(line):
+            current = started["name"]
+            on_step(current, "")
+        elif current and (ended := _ENDED.match(line)):
+            on_step(current, ended["result"])
+            if ended["result"] == "Success":
+                changed.append(current)
+
+    data = {}
+    if images:
+        data["images_archive"] = str(images.resolve())
+    if force_lockout:
+        data["force_lockout"] = "1"
+    finished = run_pyinfra(environment, "-y", data=data, on_line=follow)
+    if finished.returncode != 0:
+        raise failure(environment, finished)
+    return changed

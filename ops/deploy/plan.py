@@ -1,0 +1,65 @@
+"""What a deploy would change, found without changing anything."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from ops.deploy.pyinfra import failure, run_pyinfra
+from ops.errors import DeployError
+from ops.settings import Environment
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The steps that would change something, the number that would not, and diffs if asked for."""
+
+    changes: tuple[str, ...]
+    unchanged: int
+    diff: str = ""
+
+    @property
+    def is_clean(self) -> bool:
+        return not self.changes
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "schema_version": 1,
+            "clean": self.is_clean,
+            "changes": list(self.changes),
+            "unchanged": self.unchanged,
+            "diff": self.diff,
+        }
+
+
+def make_plan(environment: Environment, *, diff: bool = False, force_lockout: bool = False) -> Plan:
+    """Compare the machine with the inventory.
+
+    Raises UnreachableError without a login, DeployError where preflight or a template fails.
+    """
+    options = ["--dry", "--json", *(["--diff"] if diff else [])]
+    data = {"force_lockout": "1"} if force_lockout else {}
+    finished = run_pyinfra(environment, *options, data=data)
+    if finished.returncode != 0:
+        raise failure(environment, finished)
+    try:
+        steps = json.loads(finished.stdout)["plan"]
+    except (ValueError, KeyError):
+        raise DeployError("pyinfra printed no plan", finished.log[-500:]) from None
+    changes = tuple(step["name"] for step in steps if step["hosts_with_change"])
+    return Plan(changes, len(steps) - len(changes), _only_diffs(finished.log) if diff else "")
+
+
+def _only_diffs(log: str) -> str:
+    marks = ("--- ", "+++ ", "@@", "+", "-", " ")
+    kept = []
+    inside = False
+    for line in log.splitlines():
+        if line.startswith("--- "):
+            inside = True
+        elif line.startswith(("-->", "    Loading", "    [")) or not line.startswith(marks):
+            inside = False
+        if inside:
+            kept.append(line)
+    return "\n".join(kept)

@@ -1,0 +1,87 @@
+"""The pyinfra command line as a child process, and its words as typed errors.
+
+A child, because pyinfra patches the standard library for gevent and the rest of Stackroom uses
+threads and asyncio.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from ops.errors import DeployError, UnreachableError
+from ops.render.files import ROOT
+from ops.settings import Environment
+
+_RAISED = re.compile(r"^pyinfra\.api\.exceptions\.(?:\w+): (?P<message>.+)$", re.MULTILINE)
+_NO_CONNECTION = re.compile(
+    r"(SSH error|Could not (?:connect|resolve hostname)|Authentication error|EOF error|host key)"
+)
+_LABEL = re.compile(r"^\s*\[[^\]]+\]\s*")
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished run: exit status, standard output, and the log without colours."""
+
+    returncode: int
+    stdout: str
+    log: str
+
+
+def run_pyinfra(
+    environment: Environment,
+    *options: str,
+    data: Mapping[str, str] | None = None,
+    on_line: Callable[[str], None] = lambda line: None,
+) -> Finished:
+    """Run deploy.py on the environment's machine; `on_line` sees each line of the log at once."""
+    command = [sys.executable, "-m", "pyinfra", "--fail-percent", "0", *options]
+    for key, value in (data or {}).items():
+        command += ["--data", f"{key}={value}"]
+    command += [str(environment.folder / "hosts.py"), str(ROOT / "deploy.py")]
+    child = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1", "NO_COLOR": "1"},
+    )
+    assert child.stderr and child.stdout  # noqa: S101 - both were asked for above
+    log = []
+    try:
+        # the log ends when the child does; what it prints on stdout is one short JSON document
+        for line in child.stderr:
+            clean = _COLOUR.sub("", line.rstrip("\n"))
+            log.append(clean)
+            on_line(clean)
+        stdout = child.stdout.read()
+        return Finished(child.wait(), stdout, "\n".join(log))
+    except BaseException:
+        child.terminate()
+        child.wait()
+        raise
+
+
+def failure(environment: Environment, finished: Finished) -> UnreachableError | DeployError:
+    """The reason a run failed, as an error with the next command."""
+    again = f"stackroom -e {environment.name} deploy, once that is mended"
+    raised = _RAISED.findall(finished.log)
+    if raised:
+        return DeployError(raised[-1], again)
+    lines = [_LABEL.sub("", line).strip() for line in finished.log.splitlines() if line.strip()]
+    for line in lines:
+        if _NO_CONNECTION.search(line):
+            return UnreachableError(
+                f"{environment.machine.address}: {line}",
+                "can you log in with ssh, from a listed address and with the key of hosts.py?",
+            )
+    tail = [line for line in lines if not line.startswith(("-->", "Disconnecting", "No hosts"))]
+    return DeployError("\n".join(tail[-12:]) or "pyinfra failed without a word", again)

@@ -1,0 +1,181 @@
+"""The stack on the host: volumes, images, the compose project, the declared collections.
+
+What runs is compared with what should run (files, image, configuration label, health); only a
+difference starts anything, so an interrupted deploy is finished by the next.
+"""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+from pyinfra import host
+from pyinfra.api import FactBase, FileUploadCommand, deploy, operation
+
+from ops.host.facts import Lines
+from ops.host.operations import Commands, differing, packages, show_diff, upload
+from ops.render.host import APPLY
+from ops.render.stack import PROJECT, STACK_DIR, GitBuild, Service, Stack, Volume
+
+START_SECONDS = 300  # Qdrant opens its port only after it has loaded every collection
+ARCHIVE = "/var/lib/stackroom/images.tar"
+
+
+@dataclass(frozen=True)
+class Container:
+    """A container of the project: what it was made from and how it is."""
+
+    image: str
+    image_id: str
+    config_sha256: str
+    state: str
+
+
+class Containers(FactBase[dict[str, Container]]):
+    """The project's containers by service; `state` is the health where there is a check."""
+
+    default = dict
+
+    def requires_command(self) -> str:
+        return "docker"
+
+    def command(self) -> str:
+        form = (
+            '{{index .Config.Labels "com.docker.compose.service"}}|{{.Config.Image}}|{{.Image}}|'
+            '{{index .Config.Labels "stackroom.config"}}|'
+            "{{if .State.Health}}{{.State.Health.Status}}{{else}}{{.State.Status}}{{end}}|"
+            "{{.State.Running}}"
+        )
+        ids = f"docker ps -aq --filter label=com.docker.compose.project={PROJECT}"
+        return f"for c in $({ids}); do docker inspect -f {shlex.quote(form)} $c; done"
+
+    def process(self, output: list[str]) -> dict[str, Container]:
+        containers = {}
+        for line in output:
+            service, image, image_id, config, state, running = line.split("|")
+            containers[service] = Container(
+                image, image_id, config, state if running == "true" else "stopped"
+            )
+        return containers
+
+
+@deploy("Stack")
+def stack(wanted: Stack, archive: Path | None = None) -> None:
+    """Bring the compose project to the wanted state; keep the old one where the new fails."""
+    volumes(name="volumes", wanted=list(wanted.volumes))
+    if wanted.build:
+        packages(name="git", names=["git"])
+        build(name="build the api", source=wanted.build)
+    built = {wanted.build.image} if wanted.build else set()
+    images(
+        name="images",
+        wanted=sorted({service.image for service in wanted.services} - built),
+        archive=str(archive) if archive else "",
+    )
+    converge(name="services", wanted=wanted)
+
+
+@operation()
+def volumes(wanted: list[Volume]) -> Commands:
+    """Named volumes that no `docker compose down -v` can delete, owned by their service's user."""
+    names = " ".join(shlex.quote(volume.name) for volume in wanted)
+    found = host.get_fact(
+        Lines,
+        script=f"for v in {names}; do m=$(docker volume inspect -f '{{{{.Mountpoint}}}}' $v"
+        ' 2>/dev/null) && echo "$v $(stat -c %u "$m")"; done; true',
+    )
+    missing = [volume for volume in wanted if f"{volume.name} {volume.uid}" not in found]
+    if not missing:
+        host.noop("the volumes exist")
+        return
+    for volume in missing:
+        name = shlex.quote(volume.name)
+        yield (
+            f"docker volume create {name} >/dev/null && chown {volume.uid}:{volume.uid}"
+            f" \"$(docker volume inspect -f '{{{{.Mountpoint}}}}' {name})\""
+        )
+
+
+@operation()
+def build(source: GitBuild) -> Commands:
+    """The api's image from a git repository and ref, built once for each ref."""
+    image = shlex.quote(source.image)
+    if host.get_fact(Lines, script=f"docker image inspect -f ok {image} 2>/dev/null || true"):
+        host.noop(f"{source.image} is built")
+        return
+    folder = "/var/lib/stackroom/build/api"
+    yield (
+        f"rm -rf {folder} && mkdir -p {folder} && cd {folder} && git init -q"
+        f" && git fetch -q --depth 1 -- {shlex.quote(source.repository)} {shlex.quote(source.ref)}"
+        f" && git checkout -q FETCH_HEAD && docker build -q -t {image} . && rm -rf {folder}"
+    )
+
+
+@operation()
+def images(wanted: list[str], archive: str) -> Commands:
+    """Every pinned image, pulled, or loaded from an archive where there is no registry."""
+    names = " ".join(shlex.quote(image) for image in wanted)
+    present = host.get_fact(
+        Lines,
+        script=f"for i in {names}; do docker image inspect -f ok $i >/dev/null 2>&1"
+        ' && echo "$i"; done; true',
+    )
+    missing = [image for image in wanted if image not in present]
+    if not missing:
+        host.noop("the images are on the host")
+        return
+    if archive:
+        yield FileUploadCommand(archive, ARCHIVE)
+        yield f"docker load -q -i {ARCHIVE}; s=$?; rm -f {ARCHIVE}; exit $s"
+    for image in missing:
+        quoted = shlex.quote(image)
+        yield f"docker image inspect -f ok {quoted} >/dev/null 2>&1 || docker pull -q {quoted}"
+
+
+@operation()
+def converge(wanted: Stack) -> Commands:
+    """Swap in the rendered files and start what does not run as wanted."""
+    changed = differing(wanted.files)
+    containers = host.get_fact(Containers)
+    ids = _image_ids([service.image for service in wanted.services])
+    off = [s.name for s in wanted.services if not _runs(s, containers.get(s.name), ids)]
+    surplus = set(containers) - {service.name for service in wanted.services}
+    interrupted = host.get_fact(Lines, script="ls /etc/stackroom/recreate 2>/dev/null || true")
+    if not (changed or off or surplus or interrupted):
+        host.noop("every service runs as wanted")
+        return
+    show_diff(changed)
+    if changed:
+        following = f"{STACK_DIR}.next"
+        yield f"rm -rf {following} && mkdir -p -m 700 /etc/stackroom {following}"
+        for file in wanted.files:
+            yield upload(file, following + file.path.removeprefix(STACK_DIR))
+    else:
+        yield f"rm -rf {STACK_DIR}.next"
+    # a mounted file that was edited may have been read: its service starts anew
+    edited = sorted({s.name for s in wanted.services for f in changed if _mounted_by(f.path, s)})
+    yield " ".join([APPLY, str(START_SECONDS), *edited])
+
+
+def _mounted_by(path: str, service: Service) -> bool:
+    return path.startswith(f"{STACK_DIR}/{service.name}/")
+
+
+def _image_ids(images: list[str]) -> dict[str, str]:
+    names = " ".join(shlex.quote(image) for image in images)
+    lines = host.get_fact(
+        Lines,
+        script=f"for i in {names}; do id=$(docker image inspect -f '{{{{.Id}}}}' $i 2>/dev/null)"
+        ' && echo "$i $id"; done; true',
+    )
+    return dict(line.split(" ", 1) for line in lines)
+
+
+def _runs(service: Service, container: Container | None, image_ids: dict[str, str]) -> bool:
+    return container is not None and container == Container(
+        image=service.image,
+        image_id=image_ids.get(service.image, ""),
+        config_sha256=service.config_sha256,
+        state="healthy",
+    )

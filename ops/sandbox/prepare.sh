@@ -1,0 +1,45 @@
+#!/bin/sh
+# Installs what this machine lacks for the demo and the tests: distribution packages (as root), then
+# the virtual environment from the hashed lock. Changes no firewall, SSH or kernel setting itself.
+set -eu
+cd "$(dirname "$0")/../.."
+LOCK=requirements/${1:-dev}.lock
+
+missing=""
+python3 -c 'import ensurepip, venv' 2>/dev/null || missing="$missing python3-venv"
+command -v debootstrap >/dev/null || missing="$missing debootstrap"
+command -v ssh >/dev/null || missing="$missing openssh-client"
+command -v ip >/dev/null || missing="$missing iproute2"
+if ! docker version >/dev/null 2>&1 && ! command -v dockerd >/dev/null; then
+    missing="$missing docker.io iptables"
+    # Debian 13 and later ship the client apart from the engine
+    if apt-cache show docker-cli >/dev/null 2>&1; then missing="$missing docker-cli"; fi
+fi
+
+if [ -n "$missing" ]; then
+    if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
+        echo "stackroom: this machine lacks:$missing" >&2
+        echo "next: sudo apt-get install$missing    (or run this as root)" >&2
+        exit 7
+    fi
+    echo "installing:$missing"
+    apt-get update -qq
+    # shellcheck disable=SC2086 # a list of package names
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >/dev/null
+fi
+
+python3 - <<'PYTHON' || exit 7
+import sys
+if sys.version_info < (3, 11):
+    sys.exit(f"stackroom: Python {sys.version.split()[0]} is too old\nnext: install Python 3.11 or newer")
+PYTHON
+
+stamp=.venv/$(basename "$LOCK")
+if ! cmp -s "$LOCK" "$stamp"; then
+    echo "installing the Python packages of $LOCK"
+    [ -x .venv/bin/python ] || python3 -m venv .venv
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r "$LOCK"
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+        --no-build-isolation --editable .
+    cp "$LOCK" "$stamp"
+fi
