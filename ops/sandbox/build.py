@@ -1,0 +1,142 @@
+"""The sandbox's own images: the Debian base, the host, and whatever is built on that base.
+
+An image carries the hash of its inputs in its tag: same inputs, same tag, nothing to build.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from ops.errors import MissingToolError, ServiceError
+from ops.sandbox import engine
+from ops.sandbox.layout import IMAGE_FOLDERS, IMAGES, LABEL, STATE
+
+DEBIAN = "trixie"
+BASE = f"{IMAGES}/base:{DEBIAN}"
+NOT_CONTENT = ("__pycache__", "*.pyc")
+
+Say = Callable[[str], None]
+
+
+def base_image(say: Say) -> str:
+    """The Debian base as an image name: kept, else pulled, else built from packages.
+
+    Raises MissingToolError when it can neither be pulled nor built.
+    """
+    if engine.inspect("image", BASE):
+        return BASE
+    registry_name = f"debian:{DEBIAN}"
+    had_it = engine.inspect("image", registry_name) is not None
+    refusal = "" if had_it else engine.pull(registry_name)
+    if refusal:
+        say(f"building Debian {DEBIAN} from packages, half a minute ({registry_name}: {refusal})")
+        _debootstrap()
+        return BASE
+    engine.docker("tag", registry_name, BASE)
+    if not had_it:
+        engine.docker("rmi", registry_name)
+    return BASE
+
+
+def _debootstrap() -> None:
+    if not shutil.which("debootstrap"):
+        raise MissingToolError(
+            "no registry answers, and this machine lacks debootstrap to build Debian itself",
+            "apt-get install debootstrap",
+        )
+    log = STATE / "debootstrap.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="stackroom-") as folder, log.open("wb") as output:
+        # mounts of its own: whatever happens, none is left on this machine
+        debootstrap = ["debootstrap", "--variant=minbase", DEBIAN, folder]
+        made = subprocess.run(
+            ["unshare", "--mount", *debootstrap], stdout=output, stderr=output, check=False
+        )
+        if made.returncode != 0:
+            raise ServiceError(f"debootstrap could not build Debian {DEBIAN}", f"less {log}")
+        for left_over in ("var/cache/apt/archives", "var/lib/apt/lists"):
+            shutil.rmtree(Path(folder, left_over))
+        with subprocess.Popen(
+            ["tar", "--numeric-owner", "-C", folder, "-c", "."], stdout=subprocess.PIPE
+        ) as tar:
+            command = ["docker", "import", "--change", f"LABEL {LABEL}", "-", BASE]
+            imported = subprocess.run(
+                command, stdin=tar.stdout, stdout=output, stderr=output, check=False
+            )
+        if imported.returncode != 0 or tar.returncode != 0:
+            engine.attempt("rmi", BASE)
+            raise ServiceError(f"the Debian {DEBIAN} image could not be imported", f"less {log}")
+
+
+def host_image(say: Say) -> str:
+    """The image of the throw-away host, built where its folder or its base has changed."""
+    return built_image("host", say)
+
+
+def built_image(
+    name: str,
+    say: Say,
+    *,
+    extra: Mapping[str, Path] | None = None,
+    passing: Mapping[str, Path] | None = None,
+    label: str = "",
+) -> str:
+    """Build ops/sandbox/images/<name>/ on the base and return its tag; a kept image is returned.
+
+    `extra` files are laid into the build context under their names and count as inputs;
+    `passing` ones are laid there too but only help the build, so they do not count.
+    Raises ServiceError when the build fails.
+    """
+    folder = IMAGE_FOLDERS / name
+    base = base_image(say)
+    base_id = (engine.inspect("image", base) or {})["Id"]
+    extra = dict(extra or {})
+    tag = f"{IMAGES}/{name}:{content_hash(folder, extra, f'{base_id} {label}')}"
+    if engine.inspect("image", tag):
+        return tag
+    say(f"building the image {name}")
+    with tempfile.TemporaryDirectory(prefix="stackroom-") as temporary:
+        context = Path(temporary, "context")
+        shutil.copytree(folder, context, ignore=shutil.ignore_patterns(*NOT_CONTENT))
+        for file_name, source in {**extra, **(passing or {})}.items():
+            shutil.copy(source, context / file_name)
+        labels = [LABEL, f"stackroom.build={name}", *([label] if label else [])]
+        engine.build(tag, context, {"BASE": base}, labels, STATE / f"build-{name}.log")
+    _remove_older(name, tag)
+    return tag
+
+
+def content_hash(folder: Path, extra: Mapping[str, Path], more: str) -> str:
+    """12 hex digits over the paths, modes and contents of a build folder and what is added."""
+    digest = hashlib.sha256(more.encode())
+    files = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
+    for name, path in sorted({**files, **extra}.items()):
+        if "__pycache__" in Path(name).parts or name.endswith(".pyc"):
+            continue
+        executable = path.stat().st_mode & 0o111 != 0
+        digest.update(f"\0{name}\0{executable}\0".encode())
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:12]
+
+
+def _remove_older(name: str, kept: str) -> None:
+    """Images of earlier inputs; one that a container still uses stays until the next build."""
+    found = engine.listed(
+        *("image", "ls", "--filter", f"label=stackroom.build={name}"),
+        *("--format", "{{.Repository}}:{{.Tag}}", f"{IMAGES}/{name}"),
+    )
+    for tag in found:
+        if tag != kept:
+            engine.attempt("rmi", tag)
+
+
+def remove_all() -> None:
+    """Every image of the sandbox, whatever made it."""
+    for tag in engine.listed("image", "ls", "--format", "{{.Repository}}:{{.Tag}}", f"{IMAGES}/*"):
+        engine.docker("rmi", tag)

@@ -1,0 +1,93 @@
+"""The generated half of inventory/sandbox/: the login key, who may come in, and the secrets.
+
+Nothing that exists is overwritten but developers.toml, which follows the key.
+"""
+
+from __future__ import annotations
+
+import secrets
+import subprocess
+import tomllib
+from pathlib import Path
+
+import tomlkit
+
+from ops.errors import ServiceError
+from ops.sandbox.layout import CLIENTS, ENVIRONMENT, GATEWAY_IPV4, GATEWAY_IPV6, KEY
+from ops.settings import Secrets
+
+DEVELOPERS = """\
+# Made by `stackroom sandbox up`: this machine operates, the machine "allowed" develops.
+
+[operators.you]
+addresses = ["{gateway_ipv4}", "{gateway_ipv6}"]
+keys = ["{key}"]
+
+[developers.dora]
+addresses = ["{dora_ipv4}", "{dora_ipv6}"]
+"""
+
+
+def make_key(key: Path = KEY) -> str:
+    """The public key of the sandbox's login, made at the first call. One line."""
+    public = key.with_suffix(".pub")
+    if not (key.is_file() and public.is_file()):
+        key.parent.mkdir(parents=True, exist_ok=True)
+        key.unlink(missing_ok=True)
+        done = subprocess.run(
+            ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "stackroom-sandbox", "-f", key],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise ServiceError(f"ssh-keygen could not write {key}: {done.stderr.strip()}")
+    return public.read_text(encoding="ascii").strip()
+
+
+def write_environment(public_key: str, folder: Path = ENVIRONMENT) -> None:
+    """developers.toml for this key, and every secret that is not there yet (0600)."""
+    dora_ipv4, dora_ipv6 = CLIENTS["allowed"]
+    _write_if_changed(
+        folder / "developers.toml",
+        DEVELOPERS.format(
+            gateway_ipv4=GATEWAY_IPV4,
+            gateway_ipv6=GATEWAY_IPV6,
+            key=public_key,
+            dora_ipv4=dora_ipv4,
+            dora_ipv6=dora_ipv6,
+        ),
+    )
+    _add_secrets(folder / "secrets.toml")
+
+
+def forget_host_keys(folder: Path = ENVIRONMENT) -> None:
+    """A host that is made anew has new keys; the old ones would refuse it."""
+    (folder / "known_hosts").unlink(missing_ok=True)
+
+
+def remove_environment(folder: Path = ENVIRONMENT) -> None:
+    """Take away what write_environment and the first login made."""
+    for name in ("developers.toml", "secrets.toml", "known_hosts"):
+        (folder / name).unlink(missing_ok=True)
+
+
+def _add_secrets(path: Path) -> None:
+    if not path.exists():
+        path.touch(mode=0o600)
+    path.chmod(0o600)
+    text = path.read_text(encoding="utf-8")
+    kept = tomllib.loads(text).get("secrets", {})
+    wanted = [name for name, field in Secrets.model_fields.items() if field.is_required()]
+    missing = [name for name in wanted if name not in kept]
+    if missing:
+        document = tomlkit.parse(text)
+        table = document.setdefault("secrets", tomlkit.table())
+        for name in missing:
+            table[name] = secrets.token_urlsafe(32)
+        path.write_text(tomlkit.dumps(document), encoding="utf-8")
+
+
+def _write_if_changed(path: Path, content: str) -> None:
+    if not path.is_file() or path.read_text(encoding="utf-8") != content:
+        path.write_text(content, encoding="utf-8")
