@@ -1,0 +1,312 @@
+"""Runs on the machine: looks at everything the doctor judges there and prints it as one JSON line.
+
+Sent over SSH, so it is one file, standard library only, Python 3.9 or newer. It changes nothing,
+judges nothing and reads no secret: of a container it takes neither environment nor command.
+"""
+
+from __future__ import annotations
+
+import calendar
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+SECTION_SECONDS = 8.0
+COMMAND_SECONDS = 6.0
+PROJECT = "stackroom"
+STACK = Path("/etc/stackroom/stack")
+STATE = Path("/var/lib/stackroom")
+HASHED_AT_MOST = 16 * 1024 * 1024  # bytes; rendered files are far smaller
+CHAINS = ("INPUT", "FORWARD", "ufw-user-input", "ufw6-user-input", "DOCKER-USER", "STACKROOM-IN")
+TIMERS = ("apt-daily.timer", "apt-daily-upgrade.timer")
+
+
+def run(*command: str, codes: tuple[int, ...] = (0,)) -> str:
+    """What a command prints. Raises RuntimeError naming the command and its last words."""
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=COMMAND_SECONDS,
+            check=False,
+            env={**os.environ, "LC_ALL": "C"},
+        )
+    except FileNotFoundError:
+        raise RuntimeError(f"{command[0]} is not installed") from None
+    except subprocess.TimeoutExpired:
+        raise RuntimeError(f"{command[0]}: no answer within {COMMAND_SECONDS:.0f} s") from None
+    if done.returncode not in codes:
+        last = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()[-1]
+        raise RuntimeError(f"{' '.join(command[:3])}: {last}")
+    return done.stdout
+
+
+def disk() -> list[dict[str, Any]]:
+    """Each filesystem once: sizes in bytes, as a non-root user sees them."""
+    docker_root = "/var/lib/docker"
+    with contextlib.suppress(RuntimeError):
+        docker_root = run("docker", "info", "--format", "{{.DockerRootDir}}").strip() or docker_root
+    seen: dict[int, dict[str, Any]] = {}
+    for path in ("/", docker_root, f"{docker_root}/volumes", "/var/lib/stackroom"):
+        if Path(path).is_dir():
+            stat = os.statvfs(path)
+            seen.setdefault(
+                Path(path).stat().st_dev,
+                {
+                    "path": path,
+                    "size": stat.f_frsize * (stat.f_blocks - stat.f_bfree + stat.f_bavail),
+                    "free": stat.f_frsize * stat.f_bavail,
+                    "inodes": stat.f_files,
+                    "inodes_free": stat.f_favail,
+                },
+            )
+    return list(seen.values())
+
+
+def memory() -> dict[str, int]:
+    """MiB."""
+    fields = {}
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        name, _, rest = line.partition(":")
+        fields[name] = int(rest.split()[0]) // 1024
+    return {
+        "total": fields["MemTotal"],
+        "available": fields["MemAvailable"],
+        "swap_total": fields["SwapTotal"],
+        "swap_free": fields["SwapFree"],
+    }
+
+
+def oom() -> dict[str, Any]:
+    """Kills for lack of memory since boot: of this machine, or of the container that plays it."""
+    own = Path("/sys/fs/cgroup/memory.events")
+    source = own if own.exists() else Path("/proc/vmstat")
+    counters = dict(line.split() for line in source.read_text().splitlines())
+    return {"kills": int(counters["oom_kill"])}
+
+
+def load() -> dict[str, Any]:
+    return {"minutes_15": os.getloadavg()[2], "cpus": os.cpu_count() or 1}
+
+
+def units() -> dict[str, Any]:
+    listing = run("systemctl", "list-units", "--failed", "--no-legend", "--plain", "--no-pager")
+    return {"failed": [line.split()[0] for line in listing.splitlines() if line.strip()]}
+
+
+def clock() -> dict[str, Any]:
+    virtual = run("systemd-detect-virt", "-c", codes=(0, 1)).strip()
+    answer = run("timedatectl", "show", "-p", "NTPSynchronized", "--value").strip()
+    return {"synchronized": answer == "yes", "container": "" if virtual == "none" else virtual}
+
+
+def reboot() -> dict[str, Any]:
+    flag = Path("/run/reboot-required")
+    return {"required": flag.exists(), "days": age(flag) / 86400 if flag.exists() else 0.0}
+
+
+def updates() -> dict[str, Any]:
+    states = run("systemctl", "is-enabled", *TIMERS, codes=(0, 1)).split()
+    line = run("apt-config", "dump", "APT::Periodic::Unattended-Upgrade")
+    return {
+        "timers": dict(zip(TIMERS, states)),  # noqa: B905 - strict= is newer than 3.9
+        "unattended": '"1"' in line and shutil.which("unattended-upgrade") is not None,
+    }
+
+
+def containers() -> list[dict[str, Any]]:
+    """Every container of the machine, running or not."""
+    ids = run("docker", "ps", "-aq", "--no-trunc").split()
+    found = json.loads(run("docker", "inspect", *ids)) if ids else []
+    return sorted((container(item) for item in found), key=lambda each: str(each["name"]))
+
+
+def container(found: dict[str, Any]) -> dict[str, Any]:
+    """What the doctor needs of one `docker inspect`; nothing that could hold a secret."""
+    state, config, host = found["State"], found["Config"], found["HostConfig"]
+    labels = config.get("Labels") or {}
+    options = host.get("SecurityOpt") or []
+    return {
+        "name": found["Name"].lstrip("/"),
+        "project": labels.get("com.docker.compose.project", ""),
+        "service": labels.get("com.docker.compose.service", ""),
+        "state": state["Status"],
+        "health": (state.get("Health") or {}).get("Status", ""),
+        "exit_code": state.get("ExitCode", 0),
+        "up_seconds": seconds_since(state["StartedAt"]) if state["Status"] == "running" else 0.0,
+        "restarts": found.get("RestartCount", 0),
+        "oom_killed": bool(state.get("OOMKilled")),
+        "image": config["Image"],
+        "image_id": found["Image"],
+        "config": labels.get("stackroom.config", ""),
+        "read_only": bool(host.get("ReadonlyRootfs")),
+        "memory": host.get("Memory") or 0,
+        "pids": host.get("PidsLimit") or 0,
+        "no_new_privileges": any(
+            option in ("no-new-privileges", "no-new-privileges:true", "no-new-privileges=true")
+            for option in options
+        ),
+        "drops_all": "ALL" in (host.get("CapDrop") or []),
+        "privileged": bool(host.get("Privileged")),
+        "ports": published((found.get("NetworkSettings") or {}).get("Ports") or {}),
+    }
+
+
+def seconds_since(started: str) -> float:
+    """Docker writes nanoseconds, which no parser here reads: the seconds are enough."""
+    started_at = calendar.timegm(time.strptime(started[:19], "%Y-%m-%dT%H:%M:%S"))
+    return max(0.0, time.time() - started_at)
+
+
+def published(ports: dict[str, Any]) -> list[dict[str, Any]]:
+    """Ports of the machine that lead to a container: address, port and protocol."""
+    return [
+        {"address": binding["HostIp"], "port": int(binding["HostPort"]), "protocol": protocol}
+        for inner, bindings in sorted(ports.items())
+        for binding in bindings or []
+        for protocol in [inner.partition("/")[2]]
+    ]
+
+
+def images() -> dict[str, str]:
+    """The image id that each tag of the stack's containers names today; absent when gone."""
+    tags = sorted({each["image"] for each in containers() if each["project"] == PROJECT})
+    ids = {}
+    for tag in tags:
+        with contextlib.suppress(RuntimeError):
+            ids[tag] = run("docker", "image", "inspect", "--format", "{{.Id}}", tag).strip()
+    return ids
+
+
+def listeners() -> list[dict[str, Any]]:
+    """TCP sockets that listen: address, port and the program's name."""
+    return [listener(line) for line in run("ss", "-Htlnp").splitlines() if line.strip()]
+
+
+def listener(line: str) -> dict[str, Any]:
+    fields = line.split()
+    address, _, port = fields[3].rpartition(":")
+    address = address.strip("[]").partition("%")[0]
+    program = line.partition('(("')[2].partition('"')[0]
+    return {"address": address, "port": int(port), "program": program}
+
+
+def sshd() -> dict[str, str]:
+    """The effective configuration of the SSH server; of keys that repeat, the last value."""
+    pairs = (line.partition(" ") for line in run("sshd", "-T").splitlines())
+    return {key: value for key, _, value in pairs}
+
+
+def firewall() -> dict[str, Any]:
+    """UFW's state, and policies and rules as `iptables -S` prints them, by family."""
+    return {
+        "ufw": "Status: active" in run("ufw", "status"),
+        "v4": chains(run("iptables", "-w", "2", "-S")),
+        "v6": chains(run("ip6tables", "-w", "2", "-S")),
+    }
+
+
+def chains(listing: str) -> dict[str, Any]:
+    policies: dict[str, str] = {}
+    rules: dict[str, list[str]] = {}
+    for line in listing.splitlines():
+        kind, _, rest = line.partition(" ")
+        chain = rest.split(" ")[0]
+        if kind == "-P":
+            policies[chain] = rest.split(" ")[1]
+        if chain in CHAINS:
+            rules.setdefault(chain, []).extend([line] if kind == "-A" else [])
+    return {"policies": policies, "rules": rules}
+
+
+def guard() -> dict[str, Any]:
+    flag = STATE / "guard" / "pending"
+    return {"pending": flag.exists(), "seconds": age(flag) if flag.exists() else 0.0}
+
+
+def files() -> dict[str, str]:
+    """SHA-256 of each file of the stack, by absolute path."""
+    return {
+        str(path): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(STACK.rglob("*"))
+        if path.is_file() and not path.is_symlink() and path.stat().st_size <= HASHED_AT_MOST
+    }
+
+
+def deploy() -> dict[str, Any]:
+    """The newest record of a deploy: its file name and content; empty before the first one."""
+    records = sorted((STATE / "deploys").glob("*.json"))
+    if not records:
+        return {}
+    return {"file": records[-1].name, "record": json.loads(records[-1].read_text())}
+
+
+def age(path: Path) -> float:
+    return max(0.0, time.time() - path.stat().st_mtime)
+
+
+SECTIONS: dict[str, Callable[[], Any]] = {
+    "disk": disk,
+    "memory": memory,
+    "oom": oom,
+    "load": load,
+    "units": units,
+    "clock": clock,
+    "reboot": reboot,
+    "updates": updates,
+    "containers": containers,
+    "images": images,
+    "listeners": listeners,
+    "sshd": sshd,
+    "firewall": firewall,
+    "guard": guard,
+    "files": files,
+    "deploy": deploy,
+}
+
+
+def gather(sections: dict[str, Callable[[], Any]], seconds: float) -> dict[str, dict[str, Any]]:
+    """All sections side by side. One that fails or hangs becomes a sentence under "errors"."""
+    values: dict[str, Any] = {}
+    errors: dict[str, str] = {}
+
+    def look(name: str) -> None:
+        try:
+            values[name] = sections[name]()
+        except Exception as error:
+            errors[name] = str(error) or type(error).__name__
+
+    threads = [threading.Thread(target=look, args=(name,), daemon=True) for name in sections]
+    end = time.monotonic() + seconds
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(max(0.0, end - time.monotonic()))
+    values, errors = dict(values), dict(errors)
+    for name in sections:
+        if name not in values and name not in errors:
+            errors[name] = f"no answer within {seconds:.3g} s"
+    return {"values": values, "errors": errors}
+
+
+def main() -> None:
+    os.environ["PATH"] = (
+        os.environ.get("PATH", "/usr/bin:/bin") + ":/usr/local/sbin:/usr/sbin:/sbin"
+    )
+    facts = gather(SECTIONS, SECTION_SECONDS)
+    print(json.dumps(facts), flush=True)
+    os._exit(0)  # a thread that hangs must not keep the connection open
+
+
+if __name__ == "__main__":
+    main()
