@@ -1,0 +1,162 @@
+"""The whole examination, of a machine that nobody can log in to, and of this one by its shell."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ops.clients.ssh import Completed, Remote
+from ops.errors import ServiceError, SettingsError
+from ops.health import Report, Status, examine
+from ops.health.edge import edge_checks
+from ops.health.host import collect, host_checks
+from ops.health.service import service_checks
+from ops.settings import Environment, load_environment
+
+SECRET = "canary-secret-0123456789-0123456789"
+
+
+def environment(folder: Path, port: int, edge: str = "") -> Environment:
+    """An environment on loopback whose SSH port is `port`."""
+    (folder / "settings.toml").write_text(f"[collections]\n[edge]\n{edge}")
+    (folder / "developers.toml").write_text(
+        '[operators.anna]\naddresses = ["127.0.0.1"]\nkeys = ["ssh-ed25519 AAAA anna"]\n'
+    )
+    secrets = folder / "secrets.toml"
+    secrets.touch(0o600)
+    secrets.write_text(f'[secrets]\nqdrant_api_key = "{SECRET}"\napi_token = "{SECRET}"\n')
+    (folder / "hosts.py").write_text(
+        "from ops.settings import machines\n"
+        f'hosts = machines(__file__, address="127.0.0.1", port={port})\n'
+    )
+    return load_environment(folder)
+
+
+@contextlib.contextmanager
+def silent_port() -> Iterator[int]:
+    """A port that accepts and then says nothing: the SSH of a machine that hangs."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield int(server.getsockname()[1])
+
+
+def unused_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def verdicts(report: Report) -> dict[str, Status]:
+    return {check.id: check.verdict.status for check in report.checks}
+
+
+def test_without_a_login_one_check_is_critical_and_the_others_are_not_known(
+    tmp_path: Path,
+) -> None:
+    lab = environment(tmp_path, unused_port(), f"port = {unused_port()}")
+    report = examine(lab, only=["ssh", "host", "firewall", "containers", "stack", "qdrant"])
+    found = verdicts(report)
+    assert found.pop("ssh.login") is Status.CRITICAL
+    assert set(found.values()) == {Status.UNKNOWN}
+    told = {check.id: check.verdict for check in report.checks}
+    assert told["host.disk"].summary == "not checked: no SSH login"
+    assert told["qdrant.closed"].summary == "not checked: no SSH tunnel"
+    assert told["ssh.login"].hint
+    assert report.first_line() == (f"CRITICAL: 1 of {len(report.checks)} checks failed: ssh.login")
+    assert report.status is Status.CRITICAL
+
+
+def test_the_edge_is_looked_at_without_a_login(tmp_path: Path) -> None:
+    lab = environment(tmp_path, unused_port(), f"port = {unused_port()}")
+    found = verdicts(examine(lab, only=["edge", "outside"]))
+    assert found["edge.closed"] is Status.CRITICAL  # nobody answers
+    assert found["edge.tls"] is Status.UNKNOWN  # its CA is only known over SSH
+    assert found["edge.open"] is Status.UNKNOWN
+    assert found["outside.ports"] is Status.UNKNOWN  # SSH does not answer: nothing is proven
+
+
+def test_a_machine_that_hangs_is_critical_within_the_deadline(tmp_path: Path) -> None:
+    with silent_port() as port:
+        lab = environment(tmp_path, port, 'mode = "tunnel"')
+        report = examine(lab, only=["host.disk"], deadline=1)
+    told = {check.id: check.verdict for check in report.checks}
+    assert told["ssh.login"].status is Status.CRITICAL
+    assert told["ssh.login"].summary == "no answer within 1 s"
+    assert told["host.disk"].status is Status.UNKNOWN
+
+
+def test_the_catalogue_is_complete_and_its_order_fixed(tmp_path: Path) -> None:
+    lab = environment(tmp_path, 22)
+    remote = Remote(lab)
+    stack = contextlib.ExitStack()
+    ids = [
+        check.id
+        for check in (
+            *host_checks(lab, remote),
+            *service_checks(lab, remote, stack),
+            *edge_checks(lab, remote),
+        )
+    ]
+    assert len(ids) == len(set(ids))
+    assert " ".join(ids) == (
+        "ssh.login ssh.hardened host.disk host.inodes host.memory host.oom host.load host.units"
+        " host.time host.reboot host.updates host.listeners firewall.active firewall.host"
+        " firewall.containers firewall.guard containers.running containers.restarts"
+        " containers.limits containers.ports stack.files stack.config stack.images deploy.record"
+        " ssh.tunnel qdrant.ready qdrant.version qdrant.closed qdrant.transaction"
+        " qdrant.collections qdrant.recovery qdrant.limits"
+        " edge.ca edge.tls edge.closed edge.open outside.ports"
+    )
+
+
+def test_tunnel_mode_has_no_edge_by_design(tmp_path: Path) -> None:
+    lab = environment(tmp_path, unused_port(), 'mode = "tunnel"')
+    report = examine(lab, only=["edge"])
+    assert verdicts(report) == {"edge.tunnel": Status.OK}
+    assert "by design" in report.checks[0].verdict.summary
+
+
+def test_nothing_printed_holds_a_secret_or_an_unfilled_name(tmp_path: Path) -> None:
+    lab = environment(tmp_path, unused_port(), f"port = {unused_port()}")
+    text = json.dumps(examine(lab).to_json())
+    assert SECRET not in text
+    assert "{environment}" not in text
+
+
+def test_a_check_that_does_not_exist_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="no check is called 'hots'"):
+        examine(environment(tmp_path, 22), only=["hots"])
+
+
+class Here(Remote):
+    """The same commands in this machine's own shell: all of the round trip but ssh itself."""
+
+    def run(self, command: str, *, stdin: str = "", timeout: float = 30) -> Completed:
+        done = subprocess.run(
+            ["sh", "-c", command], input=stdin, capture_output=True, text=True, timeout=timeout
+        )
+        return Completed(done.returncode, done.stdout, done.stderr)
+
+
+def test_the_facts_come_in_one_round_trip(tmp_path: Path) -> None:
+    facts = collect(Here(environment(tmp_path, 22)))
+    assert facts["values"]["load"]["cpus"] >= 1
+    assert facts["values"]["memory"]["total"] > 0
+
+
+class Mute(Here):
+    """A machine without python3."""
+
+    def run(self, command: str, *, stdin: str = "", timeout: float = 30) -> Completed:
+        return super().run(f"no-such-{command}", stdin=stdin, timeout=timeout)
+
+
+def test_a_machine_without_python_says_so(tmp_path: Path) -> None:
+    with pytest.raises(ServiceError, match=r"no-such-python3.* not found") as caught:
+        collect(Mute(environment(tmp_path, 22)))
+    assert "python3" in caught.value.hint
