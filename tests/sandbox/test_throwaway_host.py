@@ -14,8 +14,7 @@ import pytest
 
 from ops import sandbox as room
 from ops.errors import StackroomError
-from ops.sandbox import archive
-from ops.sandbox.build import host_image
+from ops.sandbox import archive, build
 from ops.sandbox.host import OWN_CAS
 from ops.settings import load_environment
 
@@ -114,7 +113,7 @@ def test_a_restart_keeps_the_machine(sandbox: room.Sandbox) -> None:
 
 def test_the_image_is_a_bare_machine() -> None:
     program = "for it in ufw docker restic sudo; do command -v $it; done; ls /etc/ssh; :"
-    found = docker("run", "--rm", host_image(print), "sh", "-c", program).split()
+    found = docker("run", "--rm", build.host_image(print), "sh", "-c", program).split()
 
     assert "sshd_config" in found
     assert [name for name in found if not name.startswith(("ssh", "moduli"))] == []
@@ -238,7 +237,7 @@ def test_an_archive_is_written_once_and_left_over_names_are_taken_back(own_archi
 
 def test_an_image_that_is_here_is_saved_as_it_is(own_archive: Path) -> None:
     name = "stackroom.invalid/mine:1.0"
-    docker("tag", docker("image", "ls", "-q", f"{NAME}/base").split()[0], name)
+    docker("tag", build.base_image(print), name)
     try:
         room.image_archive([name], print)
         assert name in images_of_the_engine()
@@ -252,6 +251,19 @@ def test_an_image_that_can_be_had_from_nowhere_is_named(own_archive: Path) -> No
         room.image_archive(["stackroom.invalid/nothing:1"], print)
 
     assert not own_archive.exists()
+
+
+def test_a_purge_takes_the_images_of_the_sandbox_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    base = build.base_image(print)
+    monkeypatch.setattr(build, "IMAGES", "stackroom-purged")
+    docker("tag", base, "stackroom-purged/base:1")
+    docker("tag", base, "stackroom-purged/host:1")
+
+    build.remove_all()
+
+    left = images_of_the_engine()
+    assert base in left
+    assert not [name for name in left if name.startswith("stackroom-purged/")]
 
 
 def test_no_images_need_no_archive() -> None:
