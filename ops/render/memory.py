@@ -1,0 +1,34 @@
+"""How the host's memory is shared out. Sizes in MiB."""
+
+from __future__ import annotations
+
+from ops.errors import SettingsError
+from ops.settings import Settings
+
+SYSTEM_MIB = 768  # kernel, systemd, sshd, Docker, an apt run
+EDGE_MIB = 512  # Caddy needs 30-60; uploads are streamed
+SMALLEST_QDRANT_MIB = 512  # below this an empty server with one collection is near its limit
+
+
+def size_mib(text: str) -> int:
+    """`"512M"` or `"2G"` in MiB."""
+    number = int(text[:-1])
+    return number * 1024 if text.endswith("G") else number
+
+
+def qdrant_memory_mib(settings: Settings, host_mib: int) -> int:
+    """The limit of Qdrant's container: what is left, or the size that the settings name.
+
+    Page cache of memory-mapped vectors counts into it but can be reclaimed, so a generous limit
+    costs nothing. Raises SettingsError where the host is too small for all limits together.
+    """
+    api = size_mib(settings.api.memory) if settings.api else 0
+    left = host_mib - SYSTEM_MIB - EDGE_MIB - api
+    wanted = left if settings.qdrant.memory == "auto" else size_mib(settings.qdrant.memory)
+    if wanted > left or wanted < SMALLEST_QDRANT_MIB:
+        raise SettingsError(
+            f"qdrant.memory: {max(wanted, 0)} MiB for Qdrant do not fit: of the host's {host_mib}"
+            f" MiB, {SYSTEM_MIB} are the system's, {EDGE_MIB} the edge's and {api} the api's",
+            "take a larger machine, or lower qdrant.memory or api.memory (Qdrant needs 512M)",
+        )
+    return wanted

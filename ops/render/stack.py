@@ -1,0 +1,243 @@
+"""The compose project as it should lie on the host: files, services, volumes.
+
+A service's `config_sha256` covers all that shapes it; it becomes a label, so that a service is
+started anew exactly when something of its own has changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+
+import yaml
+
+from ops.render.files import RenderedFile, read_compose, render
+from ops.render.memory import qdrant_memory_mib
+from ops.settings import Environment, Settings
+from ops.settings.model import EdgeMode
+
+PROJECT = "stackroom"
+STACK_DIR = "/etc/stackroom/stack"
+QDRANT_UID = 1000  # of the image's own account
+_VARIABLE = re.compile(r"\$\{([A-Z0-9_]+):\?\}")
+
+
+@dataclass(frozen=True)
+class Service:
+    """A service of the project: its pinned image and the hash of what shapes it."""
+
+    name: str
+    image: str
+    config_sha256: str
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A named volume and the numeric user that owns its root."""
+
+    name: str
+    uid: int
+
+
+@dataclass(frozen=True)
+class GitBuild:
+    """An image that is built on the host from a git repository."""
+
+    image: str
+    repository: str
+    ref: str
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Everything the host needs to run the stack."""
+
+    files: tuple[RenderedFile, ...]
+    services: tuple[Service, ...]
+    volumes: tuple[Volume, ...]
+    build: GitBuild | None
+
+
+def render_stack(environment: Environment, memory_mib: int) -> Stack:
+    """The stack of an environment on a host with `memory_mib` MiB of memory.
+
+    Raises SettingsError where the host is too small.
+    """
+    settings = environment.settings
+    compose = {name: read_compose(source) for name, source in _compose_files(settings).items()}
+    mounted = _mounted_files(environment)
+    values = _values(settings, memory_mib)
+    services = []
+    for name in _service_names(settings):
+        texts = [_service_text(text, name) for text in compose.values()]
+        digest = _digest(texts, values, [file for file in mounted if _belongs(file, name)])
+        values[f"{name.upper()}_CONFIG_SHA256"] = digest
+        services.append(Service(name, _image(settings, name), digest))
+    files = [
+        *(RenderedFile(f"{STACK_DIR}/{name}", text) for name, text in compose.items()),
+        RenderedFile(f"{STACK_DIR}/.env", _env(values, list(compose)), mode=0o600),
+        *mounted,
+    ]
+    return Stack(tuple(files), tuple(services), _volumes(settings), _build(settings))
+
+
+def _compose_files(settings: Settings) -> dict[str, str]:
+    """File name on the host -> file below compose/, in the order in which they are merged."""
+    files = {"compose.yaml": "qdrant/compose.yaml"}
+    if settings.edge.mode is not EdgeMode.TUNNEL:
+        files["edge.yaml"] = "edge/compose.yaml"
+    if settings.edge.mode in (EdgeMode.ACME, EdgeMode.EXTERNAL):
+        files[f"{settings.edge.mode}.yaml"] = f"edge/{settings.edge.mode}.yaml"
+    if settings.api:
+        files["api.yaml"] = "qdrant/api.yaml"
+        if settings.edge.mode is not EdgeMode.TUNNEL:
+            files["edge-api.yaml"] = "edge/api.yaml"
+    return files
+
+
+def _service_names(settings: Settings) -> list[str]:
+    edge = [] if settings.edge.mode is EdgeMode.TUNNEL else ["edge"]
+    return ["qdrant", *edge, *(["api"] if settings.api else [])]
+
+
+def _image(settings: Settings, service: str) -> str:
+    if service == "api":
+        return _api_image(settings)
+    if service == "edge":
+        return f"caddy:{settings.edge.version}"
+    return f"qdrant/qdrant:{settings.qdrant.version}"
+
+
+def _api_image(settings: Settings) -> str:
+    if settings.api and settings.api.git:
+        # a tag holds fewer characters than a git ref; the hash keeps two refs apart
+        ref = settings.api.git.ref
+        digest = hashlib.sha256(f"{settings.api.git.repository} {ref}".encode()).hexdigest()[:8]
+        return f"stackroom-api:{re.sub(r'[^A-Za-z0-9_.-]', '-', ref)[:100]}-{digest}"
+    return settings.api.image if settings.api else ""
+
+
+def _build(settings: Settings) -> GitBuild | None:
+    if settings.api and settings.api.git:
+        git = settings.api.git
+        return GitBuild(_api_image(settings), git.repository, git.ref)
+    return None
+
+
+def _values(settings: Settings, memory_mib: int) -> dict[str, str]:
+    """The variables of the compose files. No secret is among them."""
+    values = {
+        "QDRANT_VERSION": settings.qdrant.version,
+        "QDRANT_MEMORY": f"{qdrant_memory_mib(settings, memory_mib)}m",
+    }
+    if settings.edge.mode is not EdgeMode.TUNNEL:
+        values |= {"EDGE_VERSION": settings.edge.version, "EDGE_PORT": str(settings.edge.port)}
+    if settings.edge.mode is EdgeMode.EXTERNAL:
+        values["EDGE_CERTIFICATE"] = settings.edge.certificate
+        values["EDGE_PRIVATE_KEY"] = settings.edge.private_key
+    if settings.api:
+        values |= {
+            "API_IMAGE": _api_image(settings),
+            "API_USER": str(settings.api.user),
+            "API_MEMORY": f"{settings.api.memory.lower()}",
+            "API_PORT": str(settings.api.port),
+        }
+        if settings.edge.mode is not EdgeMode.TUNNEL:
+            values["EDGE_API_PORT"] = str(settings.edge.api_port)
+    return values
+
+
+def _mounted_files(environment: Environment) -> list[RenderedFile]:
+    settings = environment.settings
+    files = [_qdrant_config(settings)]
+    if settings.edge.mode is not EdgeMode.TUNNEL:
+        files.append(_caddyfile(environment))
+    if settings.api:
+        files.append(_api_environment(settings))
+    return files
+
+
+def _qdrant_config(settings: Settings) -> RenderedFile:
+    alt = settings.secrets.qdrant_alt_api_key
+    text = render(
+        "qdrant/local.yaml.j2",
+        api_key=settings.secrets.qdrant_api_key.get_secret_value(),
+        alt_api_key=alt.get_secret_value() if alt else "",
+        dashboard=settings.qdrant.dashboard,
+        edge=settings.edge.mode is not EdgeMode.TUNNEL,
+    )
+    path = f"{STACK_DIR}/qdrant/local.yaml"
+    return RenderedFile(path, text, mode=0o400, uid=QDRANT_UID, secret=True)
+
+
+def _caddyfile(environment: Environment) -> RenderedFile:
+    settings = environment.settings
+    text = render(
+        "edge/Caddyfile.j2",
+        mode=settings.edge.mode.value,
+        name=environment.edge_name(),
+        port=settings.edge.port,
+        email=settings.edge.email,
+        max_body=settings.edge.max_body,
+        api_port=settings.edge.api_port,
+        api_upstream=f"api:{settings.api.port}" if settings.api else "",
+        api_token=settings.secrets.api_token.get_secret_value(),
+    )
+    # the token of the api stands in it
+    return RenderedFile(f"{STACK_DIR}/edge/Caddyfile", text, mode=0o400, secret=True)
+
+
+def _api_environment(settings: Settings) -> RenderedFile:
+    lines = [f"QDRANT_API_KEY={settings.secrets.qdrant_api_key.get_secret_value()}"]
+    if settings.secrets.mistral_api_key:
+        lines.append(f"MISTRAL_API_KEY={settings.secrets.mistral_api_key.get_secret_value()}")
+    text = "\n".join(lines) + "\n"
+    return RenderedFile(f"{STACK_DIR}/api/api.env", text, mode=0o600, secret=True)
+
+
+def _volumes(settings: Settings) -> tuple[Volume, ...]:
+    volumes = [
+        Volume("stackroom_qdrant_storage", QDRANT_UID),
+        Volume("stackroom_qdrant_snapshots", QDRANT_UID),
+    ]
+    if settings.edge.mode is not EdgeMode.TUNNEL:
+        volumes += [Volume("stackroom_edge_data", 0), Volume("stackroom_edge_config", 0)]
+    if settings.api:
+        kinds = ("library", "sessions", "configs")
+        volumes += [Volume(f"stackroom_api_{kind}", settings.api.user) for kind in kinds]
+    return tuple(volumes)
+
+
+def _belongs(file: RenderedFile, service: str) -> bool:
+    return file.path.startswith(f"{STACK_DIR}/{service}/")
+
+
+def _service_text(compose: str, service: str) -> str:
+    """What one compose file says of one service (and of the networks all share)."""
+    document = yaml.safe_load(compose)
+    said = document.get("services", {}).get(service)
+    if said is None:
+        return ""
+    return yaml.safe_dump({"service": said, "networks": document.get("networks")})
+
+
+def _digest(texts: list[str], values: dict[str, str], files: list[RenderedFile]) -> str:
+    """SHA-256 over the service's compose text, the values it uses, and its mounted files."""
+    used = {name for text in texts for name in _VARIABLE.findall(text)}
+    parts = [
+        *texts,
+        *(f"{name}={values[name]}" for name in sorted(used) if name in values),
+        *(f"{file.path} {file.sha256}" for file in files),
+    ]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def _env(values: dict[str, str], compose_files: list[str]) -> str:
+    lines = [
+        "# Written by Stackroom. Compose reads it; no secret is in it.",
+        f"COMPOSE_PROJECT_NAME={PROJECT}",
+        f"COMPOSE_FILE={':'.join(compose_files)}",
+        *(f"{name}={value}" for name, value in sorted(values.items())),
+    ]
+    return "\n".join(lines) + "\n"
