@@ -21,8 +21,6 @@ from ops.clients.ssh import Remote
 from ops.demo.story import run as tell_story
 from ops.errors import SettingsError, StackroomError
 from ops.health import Status, examine, show
-from ops.render.files import RenderedFile
-from ops.render.stack import render_stack
 from ops.settings import Environment, load_environment
 
 app = typer.Typer(
@@ -146,26 +144,21 @@ def deploy(
 
 
 def _apply(environment: Environment, images: Path | None, force_lockout: bool) -> None:
-    remote = Remote(environment)
-    with deploying.hold_lock(remote, f"stackroom -e {environment.name} deploy"):
-        with err.status("connecting") as status:
+    with err.status("connecting") as status:
 
-            def on_step(name: str, result: str) -> None:
-                status.update(name)
-                if result:
-                    out.print(f"  {'changed' if result == 'Success' else result.lower():10} {name}")
+        def on_step(name: str, result: str) -> None:
+            status.update(name)
+            if result:
+                out.print(f"  {'changed' if result == 'Success' else result.lower():10} {name}")
 
-            changes = deploying.apply(
-                environment, images=images, force_lockout=force_lockout, on_step=on_step
-            )
-        if changes:
-            deploying.write_record(remote, _rendered(environment, remote), changes)
+        changes = deploying.carry_out(
+            environment,
+            f"stackroom -e {environment.name} deploy",
+            images=images,
+            force_lockout=force_lockout,
+            on_step=on_step,
+        )
     out.print(f"deployed: {len(changes)} steps changed {environment.machine.address}")
-
-
-def _rendered(environment: Environment, remote: Remote) -> list[RenderedFile]:
-    memory = remote.run("awk '/^MemTotal/ {print int($2/1024)}' /proc/meminfo").stdout
-    return list(render_stack(environment, int(memory)).files)
 
 
 @app.command()

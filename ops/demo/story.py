@@ -88,10 +88,7 @@ def _deploy(environment: Environment, archive: Path | None, say: Callable[[str],
         if result == "Success":
             say(f"changed  {name}")
 
-    remote = Remote(environment)
-    with deploying.hold_lock(remote, "stackroom demo"):
-        changes = deploying.apply(environment, images=archive, on_step=on_step)
-        deploying.write_record(remote, list(render_stack(environment, 8192).files), changes)
+    deploying.carry_out(environment, "stackroom demo", images=archive, on_step=on_step)
 
 
 def _examine(environment: Environment, say: Callable[[str], None]) -> None:

@@ -17,7 +17,10 @@ from ops.errors import DeployError, UnreachableError
 from ops.render.files import ROOT
 from ops.settings import Environment
 
-_RAISED = re.compile(r"^pyinfra\.api\.exceptions\.(?:\w+): (?P<message>.+)$", re.MULTILINE)
+_RAISED = re.compile(
+    r"^(?:pyinfra\.api\.exceptions\.\w+|--> pyinfra error in .* line \d+): (?P<message>.+)$",
+    re.MULTILINE,
+)
 _NO_CONNECTION = re.compile(
     r"(SSH error|Could not (?:connect|resolve hostname)|Authentication error|EOF error|host key)"
 )

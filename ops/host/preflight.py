@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ from pyinfra import host
 from pyinfra.api import FactBase
 from pyinfra.api.exceptions import DeployError
 
+from ops.render.stack import PROJECT
 from ops.settings import Settings
 
 SUPPORTED = {("debian", "12"), ("debian", "13"), ("ubuntu", "22.04"), ("ubuntu", "24.04")}
@@ -19,6 +21,8 @@ MAXIMUM_CLOCK_SKEW_SECONDS = 120  # beyond it TLS and token expiry go wrong
 # Qdrant corrupts data on network and FUSE filesystems, and memory is not storage
 UNFIT_FILESYSTEMS = ("nfs", "cifs", "smb", "fuse", "9p", "tmpfs", "ramfs")
 LOOPBACK_PORTS = (6333, 6334)
+# Docker listens for its containers; which of them are not ours, it says itself
+_DOCKER = ("dockerd", "docker-proxy")
 
 
 @dataclass(frozen=True)
@@ -49,17 +53,25 @@ class Report(FactBase[HostReport]):
             " echo \"memory_mib=$(awk '/^MemTotal/ {print int($2/1024)}' /proc/meminfo)\";"
             " echo \"free_mib=$(df -Pm $d | awk 'NR==2 {print $4}')\";"
             ' echo "filesystem=$(findmnt -n -o FSTYPE -T $d)"; echo "now=$(date +%s)";'
-            ' ss -Hltnp 2>/dev/null | awk \'{print "listener=" $4 " " $6}\''
+            ' ss -Hltnp 2>/dev/null | awk \'{print "listener=" $4 " " $6}\';'
+            " docker ps --format"
+            " '{{.Label \"com.docker.compose.project\"}}|{{.Names}}|{{.Ports}}' 2>/dev/null"
+            f" | sed -n '/^{PROJECT}|/!s/^/container=/p'"
         )
 
     def process(self, output: list[str]) -> HostReport:
-        values = dict(line.split("=", 1) for line in output if not line.startswith("listener="))
+        values = dict(line.split("=", 1) for line in output)
         listeners = []
         for line in output:
             if line.startswith("listener="):
                 local, _, users = line.removeprefix("listener=").partition(" ")
                 program = users.split('"')[1] if '"' in users else "an unknown process"
-                listeners.append((int(local.rsplit(":", 1)[1]), program))
+                if program not in _DOCKER:
+                    listeners.append((int(local.rsplit(":", 1)[1]), program))
+            elif line.startswith("container="):
+                _, name, ports = line.removeprefix("container=").split("|")
+                published = re.findall(r":(\d+)->", ports)
+                listeners += [(int(port), f"the container {name}") for port in published]
         return HostReport(
             distribution=values["distribution"],
             version=values.get("version", ""),
@@ -103,7 +115,7 @@ def problems(report: HostReport, settings: Settings, now: float) -> list[str]:
     if settings.api:
         wanted.add(settings.api.port)
     for port, program in sorted(set(report.listeners)):
-        if port in wanted and program != "docker-proxy":
+        if port in wanted:
             found.append(f"port {port} is held by {program}; stop it or choose another port")
     return found
 

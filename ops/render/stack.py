@@ -129,6 +129,7 @@ def _values(settings: Settings, memory_mib: int) -> dict[str, str]:
     """The variables of the compose files. No secret is among them."""
     values = {
         "QDRANT_VERSION": settings.qdrant.version,
+        "QDRANT_OPEN_FILES": str(settings.qdrant.open_files),
         "QDRANT_MEMORY": f"{qdrant_memory_mib(settings, memory_mib)}m",
     }
     if settings.edge.mode is not EdgeMode.TUNNEL:

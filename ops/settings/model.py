@@ -134,6 +134,7 @@ class Edge(Model):
 class Qdrant(Model):
     version: Annotated[str, Field(pattern=r"^v\d+\.\d+\.\d+$")] = "v1.19.0"
     memory: Size | Literal["auto"] = "auto"
+    open_files: Annotated[int, Field(ge=10_000, le=1_048_576)] = 65_536
     dashboard: bool = False
 
     @model_validator(mode="after")
