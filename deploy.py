@@ -5,15 +5,15 @@ pyinfra inventory/<environment>/hosts.py deploy.py
 
 from pathlib import Path
 
-from ops.host.collections import collections
-from ops.render.stack import render_stack
 from pyinfra import config, host
 
 from ops.host.access import access
 from ops.host.base import base
+from ops.host.collections import collections
 from ops.host.docker import docker
 from ops.host.preflight import preflight
 from ops.host.stack import stack
+from ops.render.stack import render_stack
 from ops.settings import load_environment
 
 config.REQUIRE_PYINFRA_VERSION = "==3.10.0"
@@ -27,8 +27,8 @@ report = preflight(settings)
 wanted = render_stack(environment, report.memory_mib)
 
 # From here on the host is changed. The firewall comes before Docker: nothing is ever open.
-base(settings)
-access(settings, force=bool(host.data.get("force_lockout")))
-docker(settings, report)
-stack(wanted, archive=Path(archive) if archive else None)
-collections(settings)
+base(settings=settings)
+access(settings=settings, force=bool(host.data.get("force_lockout")))
+docker(settings=settings, report=report)
+stack(wanted=wanted, archive=Path(archive) if archive else None)
+collections(settings=settings)

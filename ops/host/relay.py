@@ -9,19 +9,21 @@ import re
 import sys
 import urllib.error
 import urllib.request
+from pathlib import Path
+from typing import Any
 
 BASE = "http://127.0.0.1:6333"
 CONFIG = "/etc/stackroom/stack/qdrant/local.yaml"
 SECONDS = 120
 
 
-def api_key():
-    with open(CONFIG, encoding="utf-8") as file:
-        found = re.search(r"^\s*\"?api_key\"?:\s*(.+?),?\s*$", file.read(), re.MULTILINE)
+def api_key() -> str:
+    text = Path(CONFIG).read_text(encoding="utf-8")
+    found = re.search(r"^\s*\"?api_key\"?:\s*(.+?),?\s*$", text, re.MULTILINE)
     return found.group(1).strip("\"'") if found else ""
 
 
-def send(method, path, body, key):
+def send(method: str, path: str, body: Any, key: str) -> tuple[int, Any]:
     request = urllib.request.Request(
         BASE + path,
         method=method,
@@ -39,7 +41,7 @@ def send(method, path, body, key):
             return error.code, {"status": {"error": text}}
 
 
-def main():
+def main() -> None:
     key = api_key()
     answers = {}
     for method, path, body in json.loads(sys.argv[1]):

@@ -18,6 +18,7 @@ from ops.render.files import ROOT
 
 INSTALL = "apt-get install docker.io docker-cli iptables  (docker-cli is its own package on Debian)"
 DOCKERD_LOG = ROOT / ".stackroom" / "dockerd.log"
+DOCKERD_PID = ROOT / ".stackroom" / "dockerd.pid"
 SYSTEMD = Path("/run/systemd/system")  # where systemd runs, starting services is its business
 START_SECONDS = 30
 PULL_ANSWER_SECONDS = 20
@@ -101,7 +102,7 @@ def start_engine() -> int | None:
     """Start an installed engine where nothing else would: no systemd and no engine answering.
 
     Returns the pid of the dockerd it started, None when there was nothing to do. It keeps
-    running; its log is .stackroom/dockerd.log. Raises MissingToolError when it does not come up.
+    running; its log and pid are in .stackroom/dockerd.{log,pid}. Raises MissingToolError when it does not come up.
     """
     if engine_answers() or SYSTEMD.is_dir() or not shutil.which("dockerd"):
         return None
@@ -117,6 +118,7 @@ def start_engine() -> int | None:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
         if engine_answers():
+            DOCKERD_PID.write_text(f"{process.pid}\n", encoding="ascii")
             return process.pid
         time.sleep(0.3)
     with contextlib.suppress(ProcessLookupError):

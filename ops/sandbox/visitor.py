@@ -12,16 +12,17 @@ import ssl
 import sys
 import urllib.error
 import urllib.request
+from typing import Any
 
 CONNECT_SECONDS = 2
 
 
-def requests(task):
+def requests(task: Any) -> list[Any]:
     context = ssl.create_default_context(cadata=task["ca"])
     return [_request(task, context, **request) for request in task["requests"]]
 
 
-def _request(task, context, method, path, body=None):
+def _request(task: Any, context: ssl.SSLContext, method: str, path: str, body: Any = None) -> Any:
     request = urllib.request.Request(
         task["url"] + path,
         method=method,
@@ -35,13 +36,13 @@ def _request(task, context, method, path, body=None):
         return {"status": error.code, "body": error.read().decode(errors="replace")}
 
 
-def ports(task):
+def ports(task: Any) -> list[Any]:
     with concurrent.futures.ThreadPoolExecutor(64) as pool:
         answers = pool.map(_is_open, task["targets"])
     return [target for target, is_open in zip(task["targets"], answers) if is_open]
 
 
-def _is_open(target):
+def _is_open(target: Any) -> bool:
     try:
         with socket.create_connection(tuple(target), CONNECT_SECONDS):
             return True
