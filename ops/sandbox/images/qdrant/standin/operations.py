@@ -1,6 +1,6 @@
 """What can be asked, by whom, and the answer: one table for REST and gRPC.
 
-Each operation bears the name the audit log gives it, and its own guard.
+Each operation has its own guard, and the name that the real server's audit log gives it.
 """
 
 from __future__ import annotations
@@ -108,16 +108,14 @@ def _create_index(store: Store, call: Call) -> Json:
     else:
         params = wanted.field_schema.model_dump(mode="json", exclude_none=True)
         shown = {"data_type": params["type"], "params": params}
-    collection.record["indexes"][wanted.field_name] = shown
-    store.save()
+    store.note_index(collection, wanted.field_name, shown)
     return _done(number, call)
 
 
 def _delete_index(store: Store, call: Call) -> Json:
     collection = store.get(call.collection)
     number = collection.update(Operations.delete_field_index(call.key))
-    collection.record["indexes"].pop(call.key, None)
-    store.save()
+    store.note_index(collection, call.key, None)
     return _done(number, call)
 
 
@@ -298,33 +296,45 @@ OPERATIONS: Mapping[str, Operation] = {
     "delete_collection": Operation(_manages, lambda s, c: s.delete(c.collection)),
     "list_aliases": Operation(_anybody, _list_aliases),
     "list_collection_aliases": Operation(_reads, _list_aliases),
-    "update_aliases": Operation(
+    "change_aliases": Operation(
         _manages, lambda s, c: s.change_aliases(c.body.actions), m.ChangeAliasesOperation
     ),
     "create_payload_index": Operation(_writes_whole, _create_index, m.CreateFieldIndex),
-    "delete_payload_index": Operation(_writes_whole, _delete_index),
+    "drop_payload_index": Operation(_writes_whole, _delete_index),
     "upsert_points": Operation(_writes, _upsert, m.PointInsertOperations),
     "delete_points": Operation(_writes, _on_points("delete_points"), m.PointsSelector),
     "set_payload": Operation(_writes, _on_points("set_payload"), m.SetPayload),
     "overwrite_payload": Operation(_writes, _on_points("overwrite_payload"), m.SetPayload),
     "delete_payload": Operation(_writes, _on_points("delete_payload"), m.DeletePayload),
     "clear_payload": Operation(_writes, _on_points("clear_payload"), m.PointsSelector),
-    "get_points": Operation(_reads, _get_points, m.PointRequest),
+    "retrieve": Operation(_reads, _get_points, m.PointRequest),
     "get_point": Operation(_reads, _get_point),
-    "scroll_points": Operation(_reads, _scroll, m.ScrollRequest),
-    "count_points": Operation(_reads, _count, m.CountRequest),
+    "scroll": Operation(_reads, _scroll, m.ScrollRequest),
+    "count": Operation(_reads, _count, m.CountRequest),
     "query_points": Operation(_reads, _query, m.QueryRequest),
-    "query_batch_points": Operation(_reads, _query_batch, m.QueryRequestBatch),
-    "search_points": Operation(_reads, lambda s, c: _nearest(s, c.collection, c.body), Search),
+    "query_batch": Operation(_reads, _query_batch, m.QueryRequestBatch),
+    "core_search_batch": Operation(_reads, lambda s, c: _nearest(s, c.collection, c.body), Search),
     "telemetry": Operation(_anybody, _telemetry),
     "metrics": Operation(_looks_everywhere, _metrics),
-    "cluster": Operation(_looks_everywhere, lambda _, __: {"status": "disabled"}),
+    "cluster_status": Operation(_looks_everywhere, lambda _, __: {"status": "disabled"}),
     "issues": Operation(_anybody, lambda _, __: {"issues": []}),
     "list_snapshots": Operation(_reads_whole, lambda _, __: []),
     "create_snapshot": Operation(_writes_whole, _no_snapshots),
     "list_full_snapshots": Operation(_looks_everywhere, lambda _, __: []),
     "create_full_snapshot": Operation(_manages, _no_snapshots),
 }
+
+
+# as in the real server's audit log: another operation's name, no collection, or no line at all
+LOGGED_AS = {"get_point": "retrieve", "query_points": "query_batch"}
+LOGGED_WITHOUT_COLLECTION = {
+    "create_collection",
+    "update_collection",
+    "delete_collection",
+    "create_payload_index",
+    "drop_payload_index",
+}
+NOT_LOGGED = {"telemetry", "metrics"}
 
 
 def fit(method: str, body: Any) -> Any:

@@ -31,25 +31,25 @@ ROUTES = {
     ("GET", f"{C}/exists"): "collection_exists",
     ("GET", "/aliases"): "list_aliases",
     ("GET", f"{C}/aliases"): "list_collection_aliases",
-    ("POST", "/collections/aliases"): "update_aliases",
+    ("POST", "/collections/aliases"): "change_aliases",
     ("PUT", f"{C}/index"): "create_payload_index",
-    ("DELETE", f"{C}/index/{{key}}"): "delete_payload_index",
+    ("DELETE", f"{C}/index/{{key}}"): "drop_payload_index",
     ("PUT", f"{C}/points"): "upsert_points",
-    ("POST", f"{C}/points"): "get_points",
+    ("POST", f"{C}/points"): "retrieve",
     ("GET", f"{C}/points/{{key}}"): "get_point",
     ("POST", f"{C}/points/delete"): "delete_points",
     ("POST", f"{C}/points/payload"): "set_payload",
     ("PUT", f"{C}/points/payload"): "overwrite_payload",
     ("POST", f"{C}/points/payload/delete"): "delete_payload",
     ("POST", f"{C}/points/payload/clear"): "clear_payload",
-    ("POST", f"{C}/points/scroll"): "scroll_points",
-    ("POST", f"{C}/points/count"): "count_points",
+    ("POST", f"{C}/points/scroll"): "scroll",
+    ("POST", f"{C}/points/count"): "count",
     ("POST", f"{C}/points/query"): "query_points",
-    ("POST", f"{C}/points/query/batch"): "query_batch_points",
-    ("POST", f"{C}/points/search"): "search_points",
+    ("POST", f"{C}/points/query/batch"): "query_batch",
+    ("POST", f"{C}/points/search"): "core_search_batch",
     ("GET", "/telemetry"): "telemetry",
     ("GET", "/metrics"): "metrics",
-    ("GET", "/cluster"): "cluster",
+    ("GET", "/cluster"): "cluster_status",
     ("GET", "/issues"): "issues",
     ("GET", f"{C}/snapshots"): "list_snapshots",
     ("POST", f"{C}/snapshots"): "create_snapshot",
@@ -125,7 +125,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def _send(self, status: int, text: str, kind: str = "text/plain; charset=utf-8") -> None:
         payload = text.encode()
-        self.send_response(status)
+        self.send_response_only(status)
+        self.send_header("Date", self.date_time_string())
         self.send_header("Content-Length", str(len(payload)))
         if kind:
             self.send_header("Content-Type", kind)

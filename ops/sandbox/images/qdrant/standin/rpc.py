@@ -145,7 +145,7 @@ class Points(_Guarded, g.PointsServicer):
             return g.GetResponse(result=found, time=took)
 
         return self._ask(
-            "/qdrant.Points/Get", "get_points", context, answer, request.collection_name, body
+            "/qdrant.Points/Get", "retrieve", context, answer, request.collection_name, body
         )
 
     def Count(self, request: Any, context: Any) -> Any:
@@ -157,7 +157,7 @@ class Points(_Guarded, g.PointsServicer):
             return g.CountResponse(result=g.CountResult(count=result["count"]), time=took)
 
         return self._ask(
-            "/qdrant.Points/Count", "count_points", context, answer, request.collection_name, body
+            "/qdrant.Points/Count", "count", context, answer, request.collection_name, body
         )
 
 

@@ -13,7 +13,14 @@ from .audit import Audit
 from .auth import Identity, Keys
 from .config import Config
 from .errors import ApiError
-from .operations import OPERATIONS, Call, Json
+from .operations import (
+    LOGGED_AS,
+    LOGGED_WITHOUT_COLLECTION,
+    NOT_LOGGED,
+    OPERATIONS,
+    Call,
+    Json,
+)
 from .store import Store
 
 
@@ -39,14 +46,21 @@ class Service:
     def perform(self, method: str, call: Call, api: str, remote: str) -> Json:
         """Judge the access, note it, run it. Raises ApiError."""
         operation = OPERATIONS[method]
-        entry = {"method": method, "api": api, "remote": remote, "collection": call.collection}
         try:
             operation.guard(call.identity, call.collection)
         except ApiError as refusal:
-            self._audit.note(call.identity, **entry, result="denied", error=str(refusal))
+            self._note(method, call, api, remote, result="denied", error=str(refusal))
             raise
-        self._audit.note(call.identity, **entry, result="ok")
+        self._note(method, call, api, remote, result="ok")
         return operation.run(self.store, call)
+
+    def _note(self, method: str, call: Call, api: str, remote: str, **outcome: str) -> None:
+        if method in NOT_LOGGED:
+            return
+        entry = {"method": LOGGED_AS.get(method, method), "api": api, "remote": remote}
+        if method not in LOGGED_WITHOUT_COLLECTION:
+            entry["collection"] = call.collection
+        self._audit.note(call.identity, **entry, **outcome)
 
     def _has_point(self, collection: str, matches: Mapping[str, Any]) -> bool:
         conditions = [

@@ -105,7 +105,7 @@ class Store:
         self._folder = folder / "collections"
         self._folder.mkdir(parents=True, exist_ok=True)
         self._file = folder / "stand-in.json"
-        self._lock = threading.RLock()
+        self._lock = threading.Lock()
         kept = json.loads(self._file.read_text()) if self._file.exists() else {}
         self.aliases: dict[str, str] = kept.get("aliases", {})
         self._collections: dict[str, Collection] = {}
@@ -144,7 +144,7 @@ class Store:
             shard = edge.EdgeShard.create(str(folder), translate.shard_config(wanted.vectors))
             record = {"folder": folder.name, "config": _config(wanted), "indexes": {}}
             self._collections[name] = Collection(folder, record, shard)
-            self.save()
+            self._save()
             return True
 
     def change(self, name: str, wanted: m.UpdateCollection) -> bool:
@@ -159,7 +159,7 @@ class Store:
                 config["quantization_config"] = None if off else _dump(given)
             if wanted.metadata:
                 config["metadata"] = config.get("metadata", {}) | wanted.metadata
-            self.save()
+            self._save()
             return True
 
     def delete(self, name: str) -> bool:
@@ -168,7 +168,7 @@ class Store:
             if collection is None:
                 return False
             self.aliases = {a: target for a, target in self.aliases.items() if target != name}
-            self.save()
+            self._save()
             collection.close()
             shutil.rmtree(collection.folder)
             return True
@@ -179,7 +179,7 @@ class Store:
             for action in actions:
                 self._change_alias(aliases, action)
             self.aliases = aliases
-            self.save()
+            self._save()
             return True
 
     def _change_alias(self, aliases: dict[str, str], action: Any) -> None:
@@ -198,19 +198,27 @@ class Store:
                     raise not_found(f"Alias {names.old_alias_name} does not exists!")
                 aliases[names.new_alias_name] = aliases.pop(names.old_alias_name)
 
-    def save(self) -> None:
-        """Replace the JSON file. Call it after every change of a record."""
+    def note_index(
+        self, collection: Collection, field: str, schema: Mapping[str, Any] | None
+    ) -> None:
+        """Keep how a payload index was asked for; None: it is gone."""
         with self._lock:
-            kept = {
-                "collections": {name: c.record for name, c in self._collections.items()},
-                "aliases": self.aliases,
-            }
-            draft = self._file.with_suffix(".new")
-            with draft.open("w") as file:
-                json.dump(kept, file)
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(self._file)
+            others = {f: s for f, s in collection.record["indexes"].items() if f != field}
+            collection.record["indexes"] = others | ({field: schema} if schema else {})
+            self._save()
+
+    def _save(self) -> None:
+        """Replace the JSON file. The lock is held."""
+        kept = {
+            "collections": {name: c.record for name, c in self._collections.items()},
+            "aliases": self.aliases,
+        }
+        draft = self._file.with_suffix(".new")
+        with draft.open("w") as file:
+            json.dump(kept, file)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(self._file)
 
     def close(self) -> None:
         for collection in self:

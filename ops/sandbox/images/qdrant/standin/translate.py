@@ -110,6 +110,8 @@ def _geo_radius(given: m.GeoRadius) -> edge.GeoRadius:
 def _match(given: Any) -> Any:
     """The engine's match types bear the names of the models and take their one field."""
     (value,) = given.model_dump().values()
+    if isinstance(value, bool):
+        value = np.bool_(value)  # the engine takes Python's own bool for a number
     return getattr(edge, type(given).__name__)(value)
 
 
