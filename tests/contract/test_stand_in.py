@@ -1,0 +1,168 @@
+"""What only the stand-in can be put through here: stops, kills, keys in rotation, its audit log."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import signal
+import time
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+from contract_server import Server
+from stand_in_process import PROGRAM, StandIn, make
+
+KEY = secrets.token_hex(24)
+
+
+@pytest.fixture
+def stand_in(tmp_path: Path) -> Iterator[StandIn]:
+    made = make(tmp_path, KEY)
+    yield made
+    if made.process and made.process.poll() is None:
+        made.stop(signal.SIGKILL)
+
+
+def spoken_to(stand_in: StandIn, key: str = KEY) -> Server:
+    return Server(stand_in.url, f"127.0.0.1:{stand_in.grpc_port}", key)
+
+
+def fill(server: Server) -> None:
+    body = {"vectors": {"size": 2, "distance": "Cosine"}, "metadata": {"team": "library"}}
+    server.result("PUT", "/collections/kept", body)
+    server.result("PUT", "/collections/gone", body)
+    server.result(
+        "PUT", "/collections/kept/index?wait=true", {"field_name": "n", "field_schema": "integer"}
+    )
+    points = [{"id": n, "vector": [1, n], "payload": {"n": n}} for n in range(200)]
+    server.result("PUT", "/collections/kept/points?wait=true", {"points": points})
+    alias = {"create_alias": {"collection_name": "kept", "alias_name": "library"}}
+    server.result("POST", "/collections/aliases", {"actions": [alias]})
+    server.result("DELETE", "/collections/gone")
+
+
+def state(server: Server) -> dict[str, Any]:
+    body = {"limit": 300, "with_vector": True}
+    return {
+        "collections": server.result("GET", "/collections"),
+        "aliases": server.result("GET", "/aliases"),
+        "info": server.result("GET", "/collections/kept"),
+        "points": server.result("POST", "/collections/library/points/scroll", body),
+    }
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_everything_is_there_after_a_restart(stand_in: StandIn, number: signal.Signals) -> None:
+    stand_in.start()
+    fill(spoken_to(stand_in))
+    before = state(spoken_to(stand_in))
+    assert len(before["points"]["points"]) == 200
+    assert stand_in.stop(number) == (0 if number == signal.SIGTERM else -number)
+    stand_in.start()
+    assert state(spoken_to(stand_in)) == before
+
+
+def test_it_says_what_it_is(stand_in: StandIn) -> None:
+    stand_in.start()
+    assert stand_in.log.startswith("STAND-IN for qdrant 1.19.0, built on qdrant-edge-py")
+
+
+def test_its_image_has_the_versions_it_is_tested_with() -> None:
+    lines = (PROGRAM / "requirements.txt").read_text().splitlines()
+    pins = dict(line.split("==") for line in lines if "==" in line)
+    assert "qdrant-edge-py" in pins
+    assert pins == {name: version(name) for name in pins}
+
+
+def test_what_it_lacks_it_refuses_by_name(stand_in: StandIn) -> None:
+    stand_in.start()
+    server = spoken_to(stand_in)
+    server.result("PUT", "/collections/a", {"vectors": {"size": 2, "distance": "Dot"}})
+    for path in ("/collections/a/snapshots", "/snapshots", "/collections/a/facet"):
+        status, words = server.refused("POST", path, {})
+        assert status == 501
+        assert words.startswith("The stand-in for Qdrant has no ")
+
+
+def test_keys_overlap_while_they_are_rotated(tmp_path: Path) -> None:
+    following, reading = secrets.token_hex(24), secrets.token_hex(24)
+    stand_in = make(tmp_path, KEY, {"alt_api_key": following, "read_only_api_key": reading})
+    stand_in.start()
+    try:
+        server = spoken_to(stand_in)
+        new = {"vectors": {"size": 2, "distance": "Dot"}}
+        for secret in (KEY, following, server.token(access="m"), server.token(following)):
+            assert server.send("PUT", "/collections/a", new, api_key=secret).status_code == 200
+            assert server.send("DELETE", "/collections/a", api_key=secret).status_code == 200
+        assert server.send("GET", "/collections", api_key=reading).status_code == 200
+        assert server.send("PUT", "/collections/a", new, api_key=reading).status_code == 403
+        signed = server.token(reading, access="r")  # the read-only key signs no tokens
+        assert server.send("GET", "/collections", api_key=signed).status_code == 403
+    finally:
+        stand_in.stop()
+
+
+def test_the_environment_outvotes_the_file_and_an_empty_key_is_none(stand_in: StandIn) -> None:
+    stand_in.start(QDRANT__SERVICE__API_KEY="")
+    assert spoken_to(stand_in).send("GET", "/collections", accept="*/*").status_code == 200
+    assert "WARN no service.api_key" in stand_in.log
+    assert stand_in.stop() == 0
+    other = secrets.token_hex(24)
+    stand_in.start(QDRANT__SERVICE__API_KEY=other, QDRANT__SERVICE__JWT_RBAC="false")
+    server = spoken_to(stand_in)
+    assert server.send("GET", "/collections").status_code == 401
+    assert server.send("GET", "/collections", api_key=other).status_code == 200
+    assert server.send("GET", "/collections", api_key=server.token(other)).status_code == 401
+
+
+def test_tls_is_refused_and_not_left_out(stand_in: StandIn) -> None:
+    with pytest.raises(AssertionError, match="the stand-in has no TLS"):
+        stand_in.start(QDRANT__SERVICE__ENABLE_TLS="true")
+
+
+def test_the_audit_log_names_who_did_what(stand_in: StandIn) -> None:
+    stand_in.start(QDRANT__AUDIT__TRUST_FORWARDED_HEADERS="true")
+    server = spoken_to(stand_in)
+    server.result("PUT", "/collections/a", {"vectors": {"size": 2, "distance": "Dot"}})
+    token = server.token(subject="bob", access=[{"collection": "a", "access": "r"}])
+    server.send("GET", "/collections/a", api_key=token, x_forwarded_for="198.51.100.7")
+    server.send("PUT", "/collections/a/points", {"points": []}, api_key=token)
+    server.send("GET", "/collections", api_key="wrong")
+    server.send("GET", "/metrics")
+    (file,) = (stand_in.folder / "storage/audit").glob("audit.*.log")
+    assert KEY not in file.read_text()
+    assert token not in file.read_text()
+    created, read, denied, refused = (json.loads(line) for line in file.read_text().splitlines())
+    today = time.strftime("%Y-%m-%dT", time.gmtime())
+    assert all(e.pop("timestamp").startswith(today) for e in (created, read, denied, refused))
+    assert created == {
+        "method": "create_collection",
+        "api": "/collections/a",
+        "auth_type": "ApiKey",
+        "remote": "127.0.0.1",
+        "result": "ok",
+    }
+    by_bob = {"auth_type": "Jwt", "subject": "bob", "collection": "a"}
+    assert read == by_bob | {
+        "method": "get_collection",
+        "api": "/collections/a",
+        "remote": "198.51.100.7",
+        "result": "ok",
+    }
+    assert denied == by_bob | {
+        "method": "upsert_points",
+        "api": "/collections/a/points",
+        "remote": "127.0.0.1",
+        "result": "denied",
+        "error": "Forbidden: Write access to collection a is required",
+    }
+    assert refused == {
+        "api": "/collections",
+        "auth_type": "None",
+        "remote": "127.0.0.1",
+        "result": "denied",
+        "error": "Unauthorized: Invalid API key or JWT",
+    }
