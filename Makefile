@@ -19,10 +19,11 @@ test: setup lint ## every test
 test-fast: setup ## unit, render and contract tests, under a minute
 	$(BIN)/pytest -q tests/unit tests/render tests/contract
 
-lint: setup ## ruff, mypy --strict, shellcheck where it is installed
+lint: setup ## ruff, mypy --strict, compose-lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/compose-lint check --fail-on high $(wildcard compose/*/*.yaml)
 
 bench: setup ## measurements against Ansible, as a table
 	@sh ops/sandbox/prepare.sh bench

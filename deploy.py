@@ -24,7 +24,7 @@ archive = host.data.get("images_archive")
 
 # Looks only. No change yet.
 report = preflight(settings)
-wanted = render_stack(environment, report.memory_mib)
+wanted = render_stack(environment, report.memory_mib, report.cpus)
 
 # From here on the host is changed. The firewall comes before Docker: nothing is ever open.
 base(settings=settings)

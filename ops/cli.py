@@ -21,7 +21,7 @@ from ops.clients.ssh import Remote
 from ops.demo.story import run as tell_story
 from ops.errors import SettingsError, StackroomError
 from ops.health import Status, examine, show
-from ops.settings import Environment, load_environment
+from ops.settings import Environment, check_host_address, load_environment
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -34,6 +34,9 @@ app.add_typer(sandbox, name="sandbox")
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
+UsageError: Any = typer.BadParameter.__base__  # the one of the click that typer carries
+USAGE = 64  # EX_USAGE of sysexits.h
+INTERRUPTED = 130
 DRIFT = 2  # the exit code of `plan` when the machine is not as the inventory says
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
@@ -52,6 +55,8 @@ def choose_environment(
 def _environment(context: typer.Context) -> Environment:
     if not context.obj:
         raise SettingsError("which environment?", "stackroom -e <environment> ...")
+    if context.obj == "example":
+        raise SettingsError("example is the manual, not an environment", "stackroom init --help")
     return load_environment(inventory.INVENTORY / context.obj)
 
 
@@ -66,6 +71,7 @@ def init(
     source: Annotated[str, typer.Option("--from", help="Address you come from.")] = "",
 ) -> None:
     """Write inventory/NAME/ from the example and generate its secrets. Overwrites nothing."""
+    check_host_address(host, "--host")
     key_file = Path(key).expanduser().with_suffix(Path(key).suffix + ".pub") if key else None
     if not public_key and key_file and key_file.is_file():
         public_key = key_file.read_text(encoding="utf-8").strip()
@@ -288,7 +294,14 @@ def _print_json(document: dict[str, Any]) -> None:
 def main() -> None:
     """The console script: every expected error is one message, the next command, its own code."""
     try:
-        app(standalone_mode=True)
+        sys.exit(app(standalone_mode=False))
+    except UsageError as error:
+        # its own exit code is 2, which `plan` uses for drift
+        error.show()
+        sys.exit(USAGE)
+    except (typer.Abort, KeyboardInterrupt):
+        err.print("stackroom: interrupted; nothing is lost, run it again", markup=False)
+        sys.exit(INTERRUPTED)
     except StackroomError as error:
         err.print(f"stackroom: {error.message}", markup=False, style="red")
         if error.hint:

@@ -73,8 +73,8 @@ def run(console: Console) -> None:
 
 
 def _images(environment: Environment) -> list[str]:
-    # any memory will do: the images do not depend on it
-    return [service.image for service in render_stack(environment, 8192).services]
+    # any size will do: the images do not depend on it
+    return [service.image for service in render_stack(environment, 8192, 2).services]
 
 
 def _deploy(environment: Environment, archive: Path | None, say: Callable[[str], None]) -> None:

@@ -10,6 +10,7 @@ from ops.deploy.apply import apply
 from ops.deploy.lock import hold_lock
 from ops.deploy.record import write_record
 from ops.render.files import RenderedFile
+from ops.render.host import base_files, ssh_files
 from ops.render.stack import render_stack
 from ops.settings import Environment
 
@@ -35,5 +36,9 @@ def carry_out(
 
 
 def _rendered(environment: Environment, remote: Remote) -> list[RenderedFile]:
-    memory = remote.run("awk '/^MemTotal/ {print int($2/1024)}' /proc/meminfo").stdout
-    return list(render_stack(environment, int(memory)).files)
+    size = remote.run(
+        "awk '/^MemTotal/ {print int($2/1024)}' /proc/meminfo; getconf _NPROCESSORS_ONLN"
+    )
+    memory_mib, cpus = (int(line) for line in size.stdout.split())
+    stack = render_stack(environment, memory_mib, cpus)
+    return [*base_files(environment.settings), *ssh_files(environment.settings), *stack.files]

@@ -58,7 +58,9 @@ def host_checks(environment: Environment, remote: Remote) -> list[Check]:
         return ok(f"logged in as {environment.machine.login()}")
 
     def rendered() -> Stack:
-        return render_stack(environment, facts["values"]["memory"]["total"])
+        return render_stack(
+            environment, facts["values"]["memory"]["total"], facts["values"]["load"]["cpus"]
+        )
 
     def check(name: str, judge: Callable[..., Verdict], *sections: str) -> Check:
         return Check(name, lambda: judged(facts, judge, *sections), needs=LOGIN)

@@ -34,6 +34,7 @@ class HostReport:
     codename: str
     kernel: str
     memory_mib: int
+    cpus: int
     free_mib: int
     filesystem: str
     now: float
@@ -50,6 +51,7 @@ class Report(FactBase[HostReport]):
             ' echo "distribution=$ID"; echo "version=$VERSION_ID";'
             ' echo "codename=$VERSION_CODENAME";'
             ' echo "kernel=$(uname -r)"; echo "init=$(cat /proc/1/comm)";'
+            ' echo "cpus=$(getconf _NPROCESSORS_ONLN)";'
             " echo \"memory_mib=$(awk '/^MemTotal/ {print int($2/1024)}' /proc/meminfo)\";"
             " echo \"free_mib=$(df -Pm $d | awk 'NR==2 {print $4}')\";"
             ' echo "filesystem=$(findmnt -n -o FSTYPE -T $d)"; echo "now=$(date +%s)";'
@@ -78,6 +80,7 @@ class Report(FactBase[HostReport]):
             codename=values.get("codename", ""),
             kernel=values["kernel"],
             memory_mib=int(values["memory_mib"]),
+            cpus=int(values["cpus"]),
             free_mib=int(values["free_mib"]),
             filesystem=values["filesystem"],
             now=float(values["now"]),

@@ -59,15 +59,15 @@ class Stack:
     build: GitBuild | None
 
 
-def render_stack(environment: Environment, memory_mib: int) -> Stack:
-    """The stack of an environment on a host with `memory_mib` MiB of memory.
+def render_stack(environment: Environment, memory_mib: int, cpus: int) -> Stack:
+    """The stack of an environment on a host with `memory_mib` MiB of memory and `cpus` cores.
 
     Raises SettingsError where the host is too small.
     """
     settings = environment.settings
     compose = {name: read_compose(source) for name, source in _compose_files(settings).items()}
     mounted = _mounted_files(environment)
-    values = _values(settings, memory_mib)
+    values = _values(settings, memory_mib, cpus)
     services = []
     for name in _service_names(settings):
         texts = [_service_text(text, name) for text in compose.values()]
@@ -125,10 +125,12 @@ def _build(settings: Settings) -> GitBuild | None:
     return None
 
 
-def _values(settings: Settings, memory_mib: int) -> dict[str, str]:
+def _values(settings: Settings, memory_mib: int, cpus: int) -> dict[str, str]:
     """The variables of the compose files. No secret is among them."""
     values = {
         "QDRANT_VERSION": settings.qdrant.version,
+        # a quarter of a core is left for sshd and the edge when a search takes all it can get
+        "STACK_CPUS": f"{cpus - 0.25:.2f}",
         "QDRANT_OPEN_FILES": str(settings.qdrant.open_files),
         "QDRANT_MEMORY": f"{qdrant_memory_mib(settings, memory_mib)}m",
     }

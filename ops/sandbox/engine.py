@@ -102,7 +102,8 @@ def start_engine() -> int | None:
     """Start an installed engine where nothing else would: no systemd and no engine answering.
 
     Returns the pid of the dockerd it started, None when there was nothing to do. It keeps
-    running; its log and pid are in .stackroom/dockerd.{log,pid}. Raises MissingToolError when it does not come up.
+    running; its log and pid are in .stackroom/dockerd.{log,pid}. Raises MissingToolError when it
+    does not come up.
     """
     if engine_answers() or SYSTEMD.is_dir() or not shutil.which("dockerd"):
         return None
