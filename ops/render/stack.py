@@ -76,6 +76,7 @@ def render_stack(environment: Environment, memory_mib: int, cpus: int) -> Stack:
         services.append(Service(name, _image(settings, name), digest))
     files = [
         *(RenderedFile(f"{STACK_DIR}/{name}", text) for name, text in compose.items()),
+        *_trial_files(settings),
         RenderedFile(f"{STACK_DIR}/.env", _env(values, list(compose)), mode=0o600),
         *mounted,
     ]
@@ -93,6 +94,14 @@ def _compose_files(settings: Settings) -> dict[str, str]:
         files["api.yaml"] = "qdrant/api.yaml"
         if settings.edge.mode is not EdgeMode.TUNNEL:
             files["edge-api.yaml"] = "edge/api.yaml"
+    return files
+
+
+def _trial_files(settings: Settings) -> list[RenderedFile]:
+    """Overlays for the trial start; not among the files that Compose reads by itself."""
+    files = [RenderedFile(f"{STACK_DIR}/trial.yaml", read_compose("qdrant/trial.yaml"))]
+    if settings.edge.mode is not EdgeMode.TUNNEL:
+        files.append(RenderedFile(f"{STACK_DIR}/trial-edge.yaml", read_compose("edge/trial.yaml")))
     return files
 
 
