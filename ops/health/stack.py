@@ -1,34 +1,22 @@
 """Judges of the stack on the host: containers, files, images against what would be rendered now.
 
-Pure: facts in, verdict out. A service is anything with a name, an image and a config_sha256.
+Pure: facts in, verdict out; what should be comes from ops/render/stack.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from ops.health.model import Verdict, critical, ok, warning
+from ops.render.stack import PROJECT, STACK_DIR, Service
 
 Facts = Any  # one section of the collected facts, as JSON gave it
 
-PROJECT = "stackroom"
-STACK_FOLDER = "/etc/stackroom/stack/"
 DEPLOY = "stackroom -e {environment} deploy"
 PLAN = "stackroom -e {environment} plan --diff"
 LOOPING_RESTARTS = 5
 RECENT_SECONDS = 24 * 3600.0
-
-
-class Service(Protocol):
-    """One service of the rendered stack."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def image(self) -> str: ...
-    @property
-    def config_sha256(self) -> str: ...
 
 
 def of_the_stack(containers: Facts) -> list[dict[str, Any]]:
@@ -100,7 +88,7 @@ def _lacks(container: Mapping[str, Any]) -> list[str]:
 
 def files(found: Mapping[str, str], expected: Mapping[str, str]) -> Verdict:
     """SHA-256 by path on the host against the rendered files below the stack's folder."""
-    ours = {path: sha for path, sha in expected.items() if path.startswith(STACK_FOLDER)}
+    ours = {path: sha for path, sha in expected.items() if path.startswith(f"{STACK_DIR}/")}
     absent = [path for path in ours if path not in found]
     differ = [path for path, sha in ours.items() if path in found and found[path] != sha]
     if absent or differ:

@@ -128,6 +128,17 @@ def test_nothing_printed_holds_a_secret_or_an_unfilled_name(tmp_path: Path) -> N
     assert "{environment}" not in text
 
 
+def test_an_api_that_answers_from_outside_is_critical_and_the_hint_can_be_pasted(
+    tmp_path: Path,
+) -> None:
+    with silent_port() as ssh, silent_port() as api:
+        stack = f'mode = "tunnel"\n[api]\nimage = "example/api:1"\nport = {api}\n'
+        (check,) = examine(environment(tmp_path, ssh, stack), only=["outside"]).checks
+    assert check.verdict.status is Status.CRITICAL
+    assert check.verdict.summary == f"open to this machine: {api}"
+    assert f"stackroom -e {tmp_path.name} deploy" in check.verdict.hint
+
+
 def test_a_check_that_does_not_exist_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="no check is called 'hots'"):
         examine(environment(tmp_path, 22), only=["hots"])

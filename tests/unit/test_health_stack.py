@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
 from ops.health import stack
 from ops.health.model import Status
+from ops.render.stack import Service
 
 OK, WARNING, CRITICAL = Status.OK, Status.WARNING, Status.CRITICAL
-
-
-@dataclass(frozen=True)
-class Service:
-    name: str
-    image: str
-    config_sha256: str
 
 
 SERVICES = [Service("qdrant", "qdrant:v1", "aa"), Service("edge", "caddy:2", "bb")]
