@@ -82,10 +82,15 @@ class Remote:
         """A tunnel to 127.0.0.1:`port` on the machine; yields the local port. Closed on exit."""
         local = _free_port()
         tunnel = subprocess.Popen(
-            self.ssh_command(
-                "-N", "-o", "ExitOnForwardFailure=yes", "-L", f"127.0.0.1:{local}:127.0.0.1:{port}"
-            ),
-            stdin=subprocess.DEVNULL,
+            # `cat` ends with our end of the pipe: no tunnel outlives the process that opened it
+            [
+                *self.ssh_command(
+                    *("-o", "ExitOnForwardFailure=yes"),
+                    *("-L", f"127.0.0.1:{local}:127.0.0.1:{port}"),
+                ),
+                "cat",
+            ],
+            stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,

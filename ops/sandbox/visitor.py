@@ -2,7 +2,9 @@
 
 Reads one JSON task from standard input, so that no key is seen in a process list:
 {"do": "requests", "url", "ca", "key", "requests": [{"method", "path", "body"}]} answers
-[{"status", "body"}]; {"do": "ports", "targets": [[address, port]]} answers the open ones.
+[{"status", "body"}]; {"do": "ports", "targets": [[address, port]]} answers the open ones;
+{"do": "watch", "targets", "workers", "period", "seconds"} tries each again and again until standard
+input ends, and answers {"attempts": number, "opened": [[time, address, port]]}.
 """
 
 import concurrent.futures
@@ -10,11 +12,14 @@ import json
 import socket
 import ssl
 import sys
+import threading
+import time
 import urllib.error
 import urllib.request
 from typing import Any
 
 CONNECT_SECONDS = 2
+WATCH_CONNECT_SECONDS = 0.4
 
 
 def requests(task: Any) -> list[Any]:
@@ -42,14 +47,45 @@ def ports(task: Any) -> list[Any]:
     return [target for target, is_open in zip(task["targets"], answers) if is_open]
 
 
-def _is_open(target: Any) -> bool:
+def watch(task: Any) -> Any:
+    ended = threading.Event()
+    workers = [each for each in task["targets"] for _ in range(task["workers"])]
+    with concurrent.futures.ThreadPoolExecutor(len(workers)) as pool:
+        watches = [pool.submit(_watch, target, task["period"], ended) for target in workers]
+        timer = threading.Timer(task["seconds"], ended.set)
+        timer.start()
+        threading.Thread(target=_end_with_input, args=(ended,), daemon=True).start()
+        ended.wait()
+        timer.cancel()
+    found = [each.result() for each in watches]
+    opened = sorted(one for _, opens in found for one in opens)
+    return {"attempts": sum(attempts for attempts, _ in found), "opened": opened}
+
+
+def _watch(target: Any, period: float, ended: threading.Event) -> Any:
+    attempts, opened = 0, []
+    while not ended.is_set():
+        started = time.time()
+        attempts += 1
+        if _is_open(target, WATCH_CONNECT_SECONDS):
+            opened.append([started, *target])
+        ended.wait(max(0.0, started + period - time.time()))
+    return attempts, opened
+
+
+def _end_with_input(ended: threading.Event) -> None:
+    sys.stdin.read()
+    ended.set()
+
+
+def _is_open(target: Any, seconds: float = CONNECT_SECONDS) -> bool:
     try:
-        with socket.create_connection(tuple(target), CONNECT_SECONDS):
+        with socket.create_connection(tuple(target), seconds):
             return True
     except OSError:
         return False
 
 
 if __name__ == "__main__":
-    job = json.load(sys.stdin)
-    json.dump({"requests": requests, "ports": ports}[job["do"]](job), sys.stdout)
+    job = json.loads(sys.stdin.readline())
+    json.dump({"requests": requests, "ports": ports, "watch": watch}[job["do"]](job), sys.stdout)

@@ -333,6 +333,9 @@ def test_metrics_count_the_points_of_each_collection(server: Server, collection:
     assert f'collection_points{{id="{collection}"}} 3' in lines
     assert "app_status_recovery_mode 0" in lines
     assert "collection_dead_replicas 0" in lines
+    values = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+    assert 0 < float(values["process_open_fds"]) < float(values["process_max_fds"])
+    assert 0 < float(values["process_open_mmaps"]) < float(values["system_max_mmaps"])
     version = server.send("GET", "/").json()["version"]
     assert f'app_info{{name="qdrant",version="{version}"}} 1' in lines
 

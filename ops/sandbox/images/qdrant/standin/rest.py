@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import resource
 import socket
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -171,6 +173,10 @@ def _prometheus(points: dict[str, int]) -> Iterator[str]:
         ("app_status_recovery_mode", 0),
         ("collections_total", len(points)),
         ("collection_dead_replicas", 0),
+        ("process_open_fds", len(list(Path("/proc/self/fd").iterdir()))),
+        ("process_max_fds", resource.getrlimit(resource.RLIMIT_NOFILE)[0]),
+        ("process_open_mmaps", Path("/proc/self/maps").read_text().count("\n")),
+        ("system_max_mmaps", Path("/proc/sys/vm/max_map_count").read_text().strip()),
     ):
         yield f"# TYPE {name} gauge"
         yield f"{name} {value}"
