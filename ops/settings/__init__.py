@@ -4,6 +4,7 @@ from ops.settings.environment import (
     Environment,
     Machine,
     check_host_address,
+    check_user,
     load_environment,
     machines,
 )
@@ -19,6 +20,7 @@ __all__ = [
     "Secrets",
     "Settings",
     "check_host_address",
+    "check_user",
     "load_environment",
     "machines",
 ]

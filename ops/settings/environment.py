@@ -7,7 +7,6 @@ import re
 import runpy
 import stat
 import tomllib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,10 @@ from pydantic import ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, TomlConfigSettingsSource
 
 from ops.errors import SettingsError
-from ops.settings.explain import explain
+from ops.settings.explain import SECRETS_FILE, SETTINGS_FILE, explain, file_of
 from ops.settings.model import Settings
 
-FILES = ("settings.toml", "developers.toml", "secrets.toml")
+FILES = (SETTINGS_FILE, "developers.toml", SECRETS_FILE)
 
 
 @dataclass(frozen=True)
@@ -107,23 +106,33 @@ def load_environment(folder: Path) -> Environment:
 
 
 def _load_settings(folder: Path) -> Settings:
+    found_in: dict[str, str] = {}
     for name in FILES:
-        path = folder / name
-        if not path.is_file():
-            raise SettingsError(
-                f"{path} is missing", f"stackroom init {folder.name} adds what is missing"
-            )
-        try:
-            tomllib.loads(path.read_text(encoding="utf-8"))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise SettingsError(f"{path} is not valid TOML: {error}") from None
-    secrets = folder / "secrets.toml"
+        for key in _read_toml(folder / name):
+            if key in Settings.model_fields and file_of(key) != name:
+                # secrets.toml alone is kept out of git and from other accounts
+                raise SettingsError(f"{folder / name}: {key} belongs into {file_of(key)}")
+            found_in[key] = name
+    secrets = folder / SECRETS_FILE
     if stat.S_IMODE(secrets.stat().st_mode) & 0o077:
         raise SettingsError(f"{secrets} can be read by others", f"chmod 600 {secrets}")
     try:
         return _from_folder(folder)
     except ValidationError as error:
-        raise SettingsError(explain(error, folder)) from None
+        raise SettingsError(explain(error, folder, found_in)) from None
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise SettingsError(f"{path} is missing", _add_what_is_missing(path.parent))
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path} is not valid TOML: {error}") from None
+
+
+def _add_what_is_missing(folder: Path) -> str:
+    return f"stackroom init {folder.name} --host <address> adds what is missing"
 
 
 def _from_folder(folder: Path) -> Settings:
@@ -140,30 +149,40 @@ def _from_folder(folder: Path) -> Settings:
 
 def _load_machine(folder: Path) -> Machine:
     path = folder / "hosts.py"
+    if not path.is_file():
+        raise SettingsError(f"{path} is missing", _add_what_is_missing(folder))
     try:
-        hosts: Sequence[tuple[str, dict[str, Any]]] = runpy.run_path(str(path))["hosts"]
-    except FileNotFoundError:
-        raise SettingsError(
-            f"{path} is missing", f"stackroom init {folder.name} adds what is missing"
-        ) from None
+        hosts = runpy.run_path(str(path)).get("hosts")
     except Exception as error:
         raise SettingsError(f"{path} cannot be read: {error}") from None
+    if not isinstance(hosts, list) or not all(isinstance(host, tuple) for host in hosts):
+        raise SettingsError(f"{path} must say: hosts = machines(__file__, address=...)")
     if len(hosts) != 1:
         raise SettingsError(f"{path} lists {len(hosts)} machines; an environment has exactly one")
     address, data = hosts[0]
     check_host_address(address, str(path))
-    return Machine(
-        address, data.get("ssh_user", "root"), data.get("ssh_port", 22), data.get("ssh_key", "")
-    )
+    user, port = data.get("ssh_user", "root"), data.get("ssh_port", 22)
+    check_user(user, str(path))
+    if not isinstance(port, int) or not 1 <= port <= 65535:
+        raise SettingsError(f"{path}: port must be a whole number from 1 to 65535")
+    return Machine(address, user, port, data.get("ssh_key", ""))
+
+
+def check_user(user: str, where: str) -> None:
+    """Refuse what no Linux account is called; ssh would take `-o...` as an option of its own."""
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.-]*", user):
+        raise SettingsError(f"{where}: {user!r} is no name of an account")
 
 
 def check_host_address(address: str, where: str) -> None:
     """Refuse what is neither an IP address nor a host name. Raises SettingsError."""
     try:
         ipaddress.ip_address(address)
-        return
     except ValueError:
         pass
+    else:
+        if "%" not in address:  # behind it, anything passes for the name of an interface
+            return
     looks_numeric = re.fullmatch(r"[\d.:]+", address)
     host_name = r"(?=.{1,253}$)[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?"
     if looks_numeric or not re.fullmatch(host_name, address):

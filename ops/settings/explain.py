@@ -12,32 +12,64 @@ from pydantic import BaseModel, ValidationError
 
 from ops.settings.model import Settings
 
-_TOP_LEVEL_FILE = {
+SETTINGS_FILE = "settings.toml"
+SECRETS_FILE = "secrets.toml"
+_FILE_OF = {
     "operators": "developers.toml",
     "developers": "developers.toml",
-    "secrets": "secrets.toml",
+    "secrets": SECRETS_FILE,
+}
+# pydantic's kinds of error in a person's words; {...} comes from the error's context
+_WORDS = {
+    "missing": "is missing",
+    "bool_type": "must be true or false",
+    "int_type": "must be a whole number, without quotes",
+    "string_type": "must be a text in quotes",
+    "list_type": 'must be a list such as ["..."]',
+    "dict_type": "must be a table",
+    "model_type": "must be a table",
+    "enum": "must be {expected}",
+    "literal_error": "must be {expected}",
+    "greater_than_equal": "must be {ge} or more",
+    "less_than_equal": "must be {le} or less",
 }
 
 
-def explain(error: ValidationError, folder: Path) -> str:
-    """One line per mistake. A secret's value is never repeated."""
-    return "\n".join(_sentence(item, folder) for item in error.errors(include_input=False))
+def file_of(key: str) -> str:
+    """The file that a top-level key belongs into."""
+    return _FILE_OF.get(key, SETTINGS_FILE)
 
 
-def _sentence(item: Any, folder: Path) -> str:
+def explain(error: ValidationError, folder: Path, found_in: dict[str, str]) -> str:
+    """One line per mistake. A secret's value is never repeated.
+
+    `found_in` names the file in which each top-level key was written.
+    """
+    sentences = []
+    for item in error.errors(include_input=False):
+        # of a bad name in a table pydantic says that it was the key
+        path = [str(part) for part in item["loc"] if part != "[key]"]
+        top = path[0] if path else ""
+        file = folder / found_in.get(top, file_of(top))
+        sentences.append(" ".join([f"{file}:", *([".".join(path)] if path else []), words(item)]))
+    return "\n".join(dict.fromkeys(sentences))
+
+
+def words(item: Any) -> str:
+    """What is wrong with one value, as the end of a sentence that begins with its key."""
+    kind, context = item["type"], item.get("ctx", {})
     path = [str(part) for part in item["loc"]]
-    file = folder / _TOP_LEVEL_FILE.get(path[0] if path else "", "settings.toml")
-    key = ".".join(path) or "settings"
-    if item["type"] == "extra_forbidden":
-        return f"{file}: {key} is not a key of Stackroom{_nearest(path)}"
-    if item["type"] == "missing":
-        return f"{file}: {key} is missing"
-    message = item["msg"].removeprefix("Value error, ")
-    if item["type"] != "value_error":
-        message = message[0].lower() + message[1:]
-    return (
-        f"{file}: {key} {message}" if item["type"] == "value_error" else f"{file}: {key}: {message}"
-    )
+    if kind == "extra_forbidden":
+        return f"is not a key of Stackroom{_nearest(path)}"
+    if kind == "missing" and path[:1] == ["secrets"]:
+        return "is missing; stackroom init generates it"
+    if kind == "too_short":
+        # of the model's values only secrets are texts with a least length
+        what = "characters" if path[:1] == ["secrets"] else "entry"
+        return f"must have at least {context['min_length']} {what}"
+    if kind in _WORDS:
+        return _WORDS[kind].format(**context).replace("'", '"')
+    return str(item["msg"]).removeprefix("Value error, ")
 
 
 def _nearest(path: list[str]) -> str:
@@ -55,21 +87,22 @@ def _fields_at(path: list[str]) -> list[str]:
         if typing.get_origin(here) is dict:
             here = typing.get_args(here)[1]
             continue
-        model = _model_in(here)
+        model = model_in(here)
         field = model.model_fields.get(part) if model else None
         if field is None:
             return []
         here = field.annotation
-    model = None if typing.get_origin(here) is dict else _model_in(here)
+    model = None if typing.get_origin(here) is dict else model_in(here)
     return sorted(model.model_fields) if model else []
 
 
-def _model_in(annotation: Any) -> Any:
+def model_in(annotation: Any) -> Any:
+    """The model that an annotation holds: itself, in a union, or as the values of a table."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is not None:
         for argument in reversed(typing.get_args(annotation)):
-            found = _model_in(argument)
+            found = model_in(argument)
             if found is not None:
                 return found
     return None

@@ -16,49 +16,79 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
-def _network(text: str) -> str:
-    """An address or a CIDR range in canonical form: `198.51.100.7/32`, `2001:db8::/64`."""
+def _matching(pattern: str, expected: str) -> AfterValidator:
+    """A text of a form; the message says the form in words, never the pattern."""
+
+    def check(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise ValueError(f"must be {expected}")
+        return text
+
+    return AfterValidator(check)
+
+
+def _network(text: str) -> Network:
     try:
-        return str(ipaddress.ip_network(text, strict=True))
-    except ValueError as error:
-        raise ValueError(f"is not an IP address or CIDR range ({error})") from None
+        return ipaddress.ip_network(text)
+    except ValueError:
+        pass
+    try:
+        wider = ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        raise ValueError(f"{text!r} is not an IP address or CIDR range") from None
+    host = text.partition("/")[0]
+    raise ValueError(f"{text!r} has host bits set: write {wider} for all of it, or {host} for one")
 
 
 def _listed_network(text: str) -> str:
-    network = ipaddress.ip_network(_network(text))
+    """A range in canonical form: `198.51.100.7/32`, `2001:db8::/64`."""
+    network = _network(text)
     if network.prefixlen == 0:
         raise ValueError("lists the whole internet; list the addresses people work from")
+    if "%" in text or network.is_multicast:
+        raise ValueError(f"{text!r} is no address that somebody can come from")
+    if isinstance(network, ipaddress.IPv6Network) and network.network_address.packed < _FIRST_IPV6:
+        raise ValueError(f"{text!r} stands for an IPv4 address; write that")
     return str(network)
-
-
-def _domain(text: str) -> str:
-    pattern = r"(?=.{4,253}$)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]{2,63}"
-    if text and not re.fullmatch(pattern, text):
-        raise ValueError("is not a domain name such as knowledge.example.com")
-    return text
 
 
 def _public_key(text: str) -> str:
     if "PRIVATE KEY" in text:
         raise ValueError("is a private key; paste the line of the .pub file")
-    if not re.fullmatch(
-        r"(ssh-ed25519|ecdsa-sha2-nistp\d+|ssh-rsa|sk-\S+) [A-Za-z0-9+/=]+( .*)?", text
-    ):
-        raise ValueError("is not one line of an OpenSSH .pub file")
+    kinds = r"ssh-ed25519|ecdsa-sha2-nistp\d+|ssh-rsa|sk-\S+"
+    if not re.fullmatch(rf"({kinds}) [A-Za-z0-9+/=]+( .*)?", text.strip()):
+        raise ValueError("must be one line of an OpenSSH .pub file")
     return text.strip()
 
 
+def _pinned_image(text: str) -> str:
+    tag = r":(?!latest$)[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}"
+    if text and not re.fullmatch(rf"[a-z0-9][a-z0-9._:/-]*({tag}|@sha256:[0-9a-f]{{64}})", text):
+        raise ValueError("must be an image pinned by a tag other than latest, or by its digest")
+    return text
+
+
+# below it lie the IPv4 addresses in IPv6 clothes, ::ffff:198.51.100.7 and the like
+_FIRST_IPV6 = ipaddress.IPv6Address("::1:0:0:0").packed
+_DOMAIN = r"(?=.{4,253}$)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]{2,63}"
+
 Address = Annotated[str, AfterValidator(_listed_network)]
-Domain = Annotated[str, AfterValidator(_domain)]
+Domain = Annotated[str, _matching(f"|{_DOMAIN}", "a domain name such as knowledge.example.com")]
+Email = Annotated[str, _matching(rf"|[^@\s]+@{_DOMAIN}", "an address such as ops@example.com")]
+HostPath = Annotated[str, _matching(r"|(/[\w.@+-]+)+", "an absolute path of a file on the host")]
 PublicKey = Annotated[str, AfterValidator(_public_key)]
-UserName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,30}$")]
+Image = Annotated[str, AfterValidator(_pinned_image)]
+UserName = Annotated[
+    str, _matching(r"[a-z][a-z0-9_-]{0,30}", "a name of a-z, 0-9, - and _, 31 characters at most")
+]
 Port = Annotated[int, Field(ge=1, le=65535)]
-Size = Annotated[str, Field(pattern=r"^[1-9][0-9]*[MG]$")]
-GIT_REF = r"^[A-Za-z0-9][A-Za-z0-9._/-]*$"
+Size = Annotated[str, _matching(r"[1-9][0-9]*[MG]", 'a size such as "512M" or "2G"')]
+# a TOML string becomes the enum's member, in spite of `strict`
+FromText = Field(strict=False)
 
 
 class Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True)
 
 
 class Person(Model):
@@ -68,12 +98,24 @@ class Person(Model):
     keys: list[PublicKey] = []
 
 
+class Operator(Person):
+    """Somebody who changes the machine."""
+
+    @model_validator(mode="after")
+    def _has_a_key(self) -> Operator:
+        if not self.keys:
+            raise ValueError("has no key; an operator logs in over SSH")
+        return self
+
+
 class Host(Model):
     """The machine below the stack."""
 
     operator_account: UserName = "stackroom"
     journal_max: Size = "1G"
-    reboot_at: Annotated[str, Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")] = "04:30"
+    reboot_at: Annotated[str, _matching(r"([01]\d|2[0-3]):[0-5]\d", 'a time such as "04:30"')] = (
+        "04:30"
+    )
 
 
 class Ssh(Model):
@@ -83,7 +125,7 @@ class Ssh(Model):
 
 class Docker(Model):
     source: Literal["docker", "distro"] = "docker"
-    log_max_size: Annotated[str, Field(pattern=r"^[1-9][0-9]*[km]$")] = "10m"
+    log_max_size: Annotated[str, _matching(r"[1-9][0-9]*[km]", 'a size such as "10m"')] = "10m"
     log_max_files: Annotated[int, Field(ge=1, le=20)] = 5
 
 
@@ -101,15 +143,15 @@ class EdgeMode(StrEnum):
 class Edge(Model):
     """How the team reaches the services: Caddy, or nothing but SSH tunnels."""
 
-    mode: EdgeMode = EdgeMode.INTERNAL
+    mode: Annotated[EdgeMode, FromText] = EdgeMode.INTERNAL
     domain: Domain = ""
-    email: str = ""
+    email: Email = ""
     port: Port = 443
     api_port: Port = 8443
-    certificate: str = ""
-    private_key: str = ""
-    max_body: Annotated[str, Field(pattern=r"^[1-9][0-9]*(KB|MB|GB)$")] = "64MB"
-    version: Annotated[str, Field(pattern=r"^\d+\.\d+\.\d+$")] = "2.11.2"
+    certificate: HostPath = ""
+    private_key: HostPath = ""
+    max_body: Annotated[str, _matching(r"[1-9][0-9]*(KB|MB|GB)", 'a size such as "64MB"')] = "64MB"
+    version: Annotated[str, _matching(r"\d+\.\d+\.\d+", 'a version such as "2.11.2"')] = "2.11.2"
 
     @model_validator(mode="after")
     def _mode_fits(self) -> Edge:
@@ -131,18 +173,24 @@ class Edge(Model):
         return self
 
 
+def _not_older_than_the_advisories(version: str) -> str:
+    # 1.18.2 fixes an authentication bypass and a heap read (pull requests 9254, 9268)
+    if tuple(int(part) for part in version[1:].split(".")) < (1, 18, 2):
+        raise ValueError("must be v1.18.2 or newer (security fixes)")
+    return version
+
+
 class Qdrant(Model):
-    version: Annotated[str, Field(pattern=r"^v\d+\.\d+\.\d+$")] = "v1.19.0"
-    memory: Size | Literal["auto"] = "auto"
+    version: Annotated[
+        str,
+        _matching(r"v\d+\.\d+\.\d+", 'a version such as "v1.19.0"'),
+        AfterValidator(_not_older_than_the_advisories),
+    ] = "v1.19.0"
+    memory: Annotated[
+        str, _matching(r"auto|[1-9][0-9]*[MG]", '"auto" or a size such as "512M" or "2G"')
+    ] = "auto"
     open_files: Annotated[int, Field(ge=10_000, le=1_048_576)] = 65_536
     dashboard: bool = False
-
-    @model_validator(mode="after")
-    def _not_older_than_the_advisories(self) -> Qdrant:
-        # 1.18.2 fixes an authentication bypass and a heap read (pull requests 9254, 9268)
-        if tuple(int(part) for part in self.version[1:].split(".")) < (1, 18, 2):
-            raise ValueError("version must be v1.18.2 or newer (security fixes)")
-        return self
 
 
 class Distance(StrEnum):
@@ -156,12 +204,14 @@ class Vector(Model):
     """One vector field. `size` counts dimensions."""
 
     size: Annotated[int, Field(ge=1, le=65536)]
-    distance: Distance = Distance.COSINE
+    distance: Annotated[Distance, FromText] = Distance.COSINE
     on_disk: bool = False
 
 
 IndexType = Literal["keyword", "integer", "float", "geo", "text", "bool", "datetime", "uuid"]
-CollectionName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,254}$")]
+CollectionName = Annotated[
+    str, _matching(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,254}", "a name of letters, digits, _, . and -")
+]
 
 
 class Collection(Model):
@@ -181,14 +231,18 @@ class Collection(Model):
 
 
 class GitSource(Model):
-    repository: Annotated[str, Field(pattern=r"^(https://|ssh://|git@)\S+$")]
-    ref: Annotated[str, Field(pattern=GIT_REF)]
+    repository: Annotated[
+        str, _matching(r"(https://|ssh://|git@)\S+", "an address that starts with https:// or git@")
+    ]
+    ref: Annotated[
+        str, _matching(r"[A-Za-z0-9][A-Za-z0-9._/-]*", "a tag, a branch or a commit of git")
+    ]
 
 
 class Api(Model):
     """The team's own service beside Qdrant: an image, or a repository built on the host."""
 
-    image: str = ""
+    image: Image = ""
     git: GitSource | None = None
     port: Port = 8000
     memory: Size = "1G"
@@ -198,10 +252,6 @@ class Api(Model):
     def _one_source(self) -> Api:
         if bool(self.image) == (self.git is not None):
             raise ValueError("needs either image or git, not both and not none")
-        if self.image and (
-            ":" not in self.image.rsplit("/", 1)[-1] or self.image.endswith(":latest")
-        ):
-            raise ValueError("image must be pinned by a tag other than latest")
         return self
 
 
@@ -217,7 +267,9 @@ class Secrets(Model):
 class Settings(BaseSettings):
     """One environment. Sources: the three TOML files of its folder, nothing else."""
 
-    model_config = SettingsConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+    model_config = SettingsConfigDict(
+        extra="forbid", frozen=True, strict=True, hide_input_in_errors=True
+    )
 
     stack: Literal["qdrant"] = "qdrant"
     host: Host = Host()
@@ -228,16 +280,9 @@ class Settings(BaseSettings):
     qdrant: Qdrant = Qdrant()
     api: Api | None = None
     collections: dict[CollectionName, Collection] = {}
-    operators: dict[UserName, Person] = Field(min_length=1)
+    operators: dict[UserName, Operator] = Field(min_length=1)
     developers: dict[UserName, Person] = {}
     secrets: Secrets
-
-    @model_validator(mode="after")
-    def _operators_have_keys(self) -> Settings:
-        for name, person in self.operators.items():
-            if not person.keys:
-                raise ValueError(f"operators.{name} has no key; an operator logs in over SSH")
-        return self
 
     @model_validator(mode="after")
     def _aliases_are_unique(self) -> Settings:

@@ -1,0 +1,73 @@
+"""A whole environment in a temporary folder, so that a test changes the one thing it is about."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+# what must never be seen in a message, a log or a rendered file that is not secret
+CANARIES = {
+    "qdrant_api_key": "canary-qdrant-key-0123456789abcdefghij",
+    "qdrant_alt_api_key": "canary-other-key-0123456789abcdefghijk",
+    "api_token": "canary-api-token-0123456789abcdefghijkl",
+    "mistral_api_key": "canary-mistral-key",
+}
+PUBLIC_KEY = "ssh-ed25519 {} anna@laptop".format(
+    base64.b64encode(b"\0\0\0\x0bssh-ed25519\0\0\0\x20" + bytes(range(32))).decode()
+)
+HOSTS = """\
+from ops.settings import machines
+
+hosts = machines(__file__, address="198.51.100.10")
+"""
+DEVELOPERS = f"""\
+[operators.anna]
+addresses = ["198.51.100.20", "2001:db8::20"]
+keys = ["{PUBLIC_KEY}"]
+
+[developers.bob]
+addresses = ["198.51.100.128/25", "2001:db8:b0b::/48"]
+"""
+SECRETS = "[secrets]\n" + "".join(f'{name} = "{value}"\n' for name, value in CANARIES.items())
+
+WriteEnvironment = Callable[..., Path]
+
+
+@pytest.fixture
+def write_environment(tmp_path: Path) -> WriteEnvironment:
+    """`write_environment(settings=..., developers=..., secrets=..., hosts=...)` -> its folder.
+
+    Each argument is a file's text; what is not given is valid.
+    """
+
+    def write(
+        settings: str = 'stack = "qdrant"\n',
+        developers: str = DEVELOPERS,
+        secrets: str = SECRETS,
+        hosts: str = HOSTS,
+    ) -> Path:
+        folder = tmp_path / "inventory" / "team"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "settings.toml").write_text(settings, encoding="utf-8")
+        (folder / "developers.toml").write_text(developers, encoding="utf-8")
+        (folder / "hosts.py").write_text(hosts, encoding="utf-8")
+        (folder / "secrets.toml").write_text(secrets, encoding="utf-8")
+        (folder / "secrets.toml").chmod(0o600)
+        return folder
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def canaries() -> dict[str, str]:
+    """The secrets of `write_environment` by name."""
+    return dict(CANARIES)
+
+
+@pytest.fixture(scope="session")
+def public_key() -> str:
+    """One line of a .pub file."""
+    return PUBLIC_KEY
