@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import secrets
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import tomlkit
+from pydantic import TypeAdapter, ValidationError
+from tomlkit.exceptions import TOMLKitError
 
 from ops.errors import SettingsError
 from ops.render.files import ROOT
-from ops.settings import Settings, check_host_address
+from ops.settings import Settings, check_host_address, check_user
+from ops.settings.explain import words
+from ops.settings.model import Address, PublicKey, UserName
 
 INVENTORY = ROOT / "inventory"
 _ENVIRONMENT_NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
@@ -35,13 +41,17 @@ def create(
     """Write `inventory/<name>/`, generating every secret that is absent.
 
     `source` is the address (or CIDR range) the operator comes from. Raises SettingsError for a bad
-    name or address, before anything is written.
+    name, address, account, operator or key, before anything is written.
     """
     if not _ENVIRONMENT_NAME.fullmatch(name) or name == "example":
         raise SettingsError(
             f"{name!r} cannot name an environment", "use a-z, 0-9 and -, for example: production"
         )
     check_host_address(address, "--host")
+    check_user(user, "--user")
+    operator = _checked(UserName, operator, f"--operator: {operator!r}")
+    source = _checked(Address, source, "--from:")
+    public_key = _checked(PublicKey, public_key, "--public-key")
     folder = INVENTORY / name
     example = INVENTORY / "example"
     texts = {
@@ -63,11 +73,17 @@ def create(
 
 
 def ensure_secrets(folder: Path) -> list[str]:
-    """Generate the secrets that secrets.toml lacks; returns their names, never their values."""
+    """Generate the secrets that secrets.toml lacks; returns their names, never their values.
+
+    Raises SettingsError for a file that is no TOML; it is left as it is.
+    """
     path = folder / "secrets.toml"
-    document = (
-        tomlkit.parse(path.read_text(encoding="utf-8")) if path.exists() else _fresh_secrets()
-    )
+    try:
+        document = (
+            tomlkit.parse(path.read_text(encoding="utf-8")) if path.exists() else _fresh_secrets()
+        )
+    except TOMLKitError as error:
+        raise SettingsError(f"{path} is not valid TOML: {error}") from None
     table = document.setdefault("secrets", tomlkit.table())
     fields = Settings.model_fields["secrets"].annotation.model_fields  # type: ignore[union-attr]
     absent = [name for name, info in fields.items() if info.is_required() and name not in table]
@@ -107,11 +123,26 @@ def default_public_key() -> str:
     return ""
 
 
+def _checked(kind: Any, value: str, what: str) -> str:
+    """A value in the form the settings will take it in. Never repeats a key: it may be private."""
+    try:
+        checked: str = TypeAdapter(kind).validate_python(value)
+    except ValidationError as error:
+        raise SettingsError(f"{what} {words(error.errors(include_input=False)[0])}") from None
+    return checked
+
+
 def _hosts(example: Path, address: str, user: str, key: str) -> str:
+    path = str(Path(key).expanduser().resolve()) if key else ""
     text = (example / "hosts.py").read_text(encoding="utf-8")
-    text = text.replace('address="203.0.113.10"', f'address="{address}"')
-    text = text.replace('user="root"', f'user="{user}"')
-    return text.replace('key=""', f'key="{Path(key).expanduser().resolve()}"' if key else 'key=""')
+    text = text.replace('address="203.0.113.10"', f"address={_literal(address)}")
+    text = text.replace('user="root"', f"user={_literal(user)}")
+    return text.replace('key=""', f"key={_literal(path)}")
+
+
+def _literal(text: str) -> str:
+    """A string literal of Python in double quotes, whatever stands in the text."""
+    return json.dumps(text, ensure_ascii=False)
 
 
 def _developers(example: Path, operator: str, public_key: str, source: str) -> str:
@@ -134,8 +165,9 @@ def _fresh_secrets() -> tomlkit.TOMLDocument:
 
 def _write_private(path: Path, text: str) -> None:
     """Write beside, then rename: a full disk never costs the secrets that were there."""
-    new = path.with_suffix(".new")
-    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    new = path.with_name(f".{path.name}.new")
+    new.unlink(missing_ok=True)  # what an interrupted run left may be readable by others
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
