@@ -10,7 +10,7 @@ from pyinfra.api import deploy, operation
 from pyinfra.api.exceptions import DeployError
 
 from ops.host.facts import Lines
-from ops.host.operations import Commands, differing, packages, show_diff, unit, upload
+from ops.host.operations import APT_UPDATE, Commands, differing, packages, show_diff, unit, upload
 from ops.host.preflight import HostReport
 from ops.render.files import RenderedFile
 from ops.render.host import DAEMON_JSON, daemon_json
@@ -91,4 +91,4 @@ def repository(report: HostReport) -> Commands:
         yield f"sh -c {shlex.quote(script)}"
     for file in changed:
         yield upload(file)
-    yield "apt-get update -o DPkg::Lock::Timeout=300"
+    yield f"sh -c {shlex.quote(APT_UPDATE)}"

@@ -15,12 +15,22 @@ from typing import Any
 import click
 from pyinfra import host, state
 from pyinfra.api import StringCommand, operation
-from pyinfra.operations import apt
 
 from ops.host.facts import FileState, FileStates, FileTexts, Lines, NewestChange, Units
 from ops.render.files import RenderedFile
 
 Commands = Generator[Any, None, None]
+
+# another installation (of a new machine's own upgrades, of a killed deploy) is waited for
+_APT = "DEBIAN_FRONTEND=noninteractive apt-get -y -o DPkg::Lock::Timeout=300"
+APT_INSTALL = f"{_APT} -o Dpkg::Options::=--force-confold --no-install-recommends install"
+APT_MEND = f"{_APT} -qq check >/dev/null 2>&1 || {{ dpkg --configure -a; {APT_INSTALL} -f; }}"
+# apt never waits for the lock of its lists, whatever it is told
+APT_UPDATE = (
+    "n=0; until e=$(LC_ALL=C apt-get update 2>&1 >/dev/null); do"
+    ' case "$e" in *lists/lock*) ;; *) n=60 ;; esac; n=$((n+1));'
+    ' [ $n -lt 60 ] || { echo "$e" >&2; exit 1; }; sleep 5; done'
+)
 
 
 def differing(files: Iterable[RenderedFile]) -> list[RenderedFile]:
@@ -35,11 +45,15 @@ def differing(files: Iterable[RenderedFile]) -> list[RenderedFile]:
 
 
 def upload(file: RenderedFile, path: str = "") -> StringCommand:
-    """Write a file in one step: through standard input, never readable by others, renamed last."""
+    """Write a file in one step: through standard input, never readable by others, renamed last.
+
+    A connection that breaks ends the input early: half a file is not put into its place.
+    """
     target = shlex.quote(path or file.path)
     folder = shlex.quote(str(PurePosixPath(path or file.path).parent))
     script = (
         f"set -e; mkdir -p {folder}; umask 077; cat >{target}.new;"
+        f" [ $(wc -c <{target}.new) -eq {len(file.content.encode())} ];"
         f" chown {file.uid}:{file.uid} {target}.new; chmod {file.mode:o} {target}.new;"
         f" mv {target}.new {target}"
     )
@@ -108,18 +122,21 @@ def unit(unit_name: str, after: list[str] | None = None, running: bool = True) -
 
 @operation()
 def packages(names: list[str]) -> Commands:
-    """Distribution packages without their recommendations; the index is read only if needed."""
+    """Distribution packages without their recommendations; the index is read only if needed.
+
+    What an interrupted installation has left half-way is finished first.
+    """
     quoted = " ".join(shlex.quote(name) for name in names)
-    installed = host.get_fact(
+    found = host.get_fact(
         Lines,
         script="dpkg-query -W -f '${Package} ${db:Status-Status}\\n'"
-        f" {quoted} 2>/dev/null; true",
+        f' {quoted} 2>/dev/null; [ -z "$(dpkg --audit)" ] || echo interrupted',
     )
-    missing = [name for name in names if f"{name} installed" not in installed]
-    if not missing:
+    missing = [name for name in names if f"{name} installed" not in found]
+    if not missing and "interrupted" not in found:
         host.noop(f"{', '.join(names)}: installed")
         return
-    yield from apt.update._inner()
-    yield from apt.packages._inner(
-        packages=missing, no_recommends=True, extra_install_args="-o DPkg::Lock::Timeout=300"
-    )
+    yield f"sh -c {shlex.quote(APT_MEND)}"
+    if missing:
+        yield f"sh -c {shlex.quote(APT_UPDATE)}"
+        yield f"{APT_INSTALL} {' '.join(shlex.quote(name) for name in missing)}"
