@@ -7,20 +7,24 @@ started anew exactly when something of its own has changed.
 from __future__ import annotations
 
 import hashlib
+import ipaddress
 import re
 from dataclasses import dataclass
 
 import yaml
 
+from ops.errors import SettingsError
 from ops.render.files import RenderedFile, read_compose, render
-from ops.render.memory import qdrant_memory_mib
+from ops.render.memory import body_limit_mb, qdrant_memory_mib
 from ops.settings import Environment, Settings
-from ops.settings.model import EdgeMode
+from ops.settings.model import EdgeMode, Secrets
 
 PROJECT = "stackroom"
 STACK_DIR = "/etc/stackroom/stack"
 QDRANT_UID = 1000  # of the image's own account
 _VARIABLE = re.compile(r"\$\{([A-Z0-9_]+):\?\}")
+# what an Authorization header carries (RFC 6750); none of it means anything to a file's syntax
+_TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")
 
 
 @dataclass(frozen=True)
@@ -62,15 +66,16 @@ class Stack:
 def render_stack(environment: Environment, memory_mib: int, cpus: int) -> Stack:
     """The stack of an environment on a host with `memory_mib` MiB of memory and `cpus` cores.
 
-    Raises SettingsError where the host is too small.
+    Raises SettingsError where the host is too small, or a secret is not one line of plain letters.
     """
     settings = environment.settings
+    _check_secrets(settings.secrets)
     compose = {name: read_compose(source) for name, source in _compose_files(settings).items()}
     mounted = _mounted_files(environment)
     values = _values(settings, memory_mib, cpus)
     services = []
     for name in _service_names(settings):
-        texts = [_service_text(text, name) for text in compose.values()]
+        texts = [text for text in (_service_text(t, name) for t in compose.values()) if text]
         digest = _digest(texts, values, [file for file in mounted if _belongs(file, name)])
         values[f"{name.upper()}_CONFIG_SHA256"] = digest
         services.append(Service(name, _image(settings, name), digest))
@@ -81,6 +86,16 @@ def render_stack(environment: Environment, memory_mib: int, cpus: int) -> Stack:
         *mounted,
     ]
     return Stack(tuple(files), tuple(services), _volumes(settings), _build(settings))
+
+
+def _check_secrets(secrets: Secrets) -> None:
+    for name in Secrets.model_fields:
+        secret = getattr(secrets, name)
+        if secret and not _TOKEN.fullmatch(secret.get_secret_value()):
+            raise SettingsError(
+                f"secrets.toml: secrets.{name} must be of A-Z, a-z, 0-9 and . _ ~ + / - only",
+                "such a value does not pass through HTTP headers and configuration files unchanged",
+            )
 
 
 def _compose_files(settings: Settings) -> dict[str, str]:
@@ -142,6 +157,8 @@ def _values(settings: Settings, memory_mib: int, cpus: int) -> dict[str, str]:
         "STACK_CPUS": f"{cpus - 0.25:.2f}",
         "QDRANT_OPEN_FILES": str(settings.qdrant.open_files),
         "QDRANT_MEMORY": f"{qdrant_memory_mib(settings, memory_mib)}m",
+        "LOG_MAX_SIZE": settings.docker.log_max_size,
+        "LOG_MAX_FILES": str(settings.docker.log_max_files),
     }
     if settings.edge.mode is not EdgeMode.TUNNEL:
         values |= {"EDGE_VERSION": settings.edge.version, "EDGE_PORT": str(settings.edge.port)}
@@ -177,18 +194,35 @@ def _qdrant_config(settings: Settings) -> RenderedFile:
         api_key=settings.secrets.qdrant_api_key.get_secret_value(),
         alt_api_key=alt.get_secret_value() if alt else "",
         dashboard=settings.qdrant.dashboard,
+        max_request_size_mb=body_limit_mb(settings.edge.max_body),
         edge=settings.edge.mode is not EdgeMode.TUNNEL,
     )
     path = f"{STACK_DIR}/qdrant/local.yaml"
     return RenderedFile(path, text, mode=0o400, uid=QDRANT_UID, secret=True)
 
 
+def _edge_names(environment: Environment) -> list[str]:
+    """What the certificate is for, the main name first: a domain, an address in URL form."""
+    address = environment.machine.address.lower()
+    try:
+        ip = ipaddress.ip_address(address)
+        address = f"[{ip}]" if ip.version == 6 else str(ip)
+    except ValueError:
+        pass  # a host name
+    settings = environment.settings
+    if settings.edge.mode is not EdgeMode.INTERNAL:
+        return [settings.edge.domain]  # nobody else certifies the address
+    return list(dict.fromkeys(name for name in (settings.edge.domain, address) if name))
+
+
 def _caddyfile(environment: Environment) -> RenderedFile:
     settings = environment.settings
+    names = _edge_names(environment)
     text = render(
         "edge/Caddyfile.j2",
         mode=settings.edge.mode.value,
-        name=environment.edge_name(),
+        names=names,
+        server_name=names[0].strip("[]"),
         port=settings.edge.port,
         email=settings.edge.email,
         max_body=settings.edge.max_body,
