@@ -5,16 +5,29 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
+from hands import Attempt, holds, plan
 
 from ops import sandbox as room
+from ops.sandbox.visit import Watch, watching
+from ops.settings import Environment, load_environment
 
 LISTINGS = (
     ("ps", "--all", "--format", "{{.Names}}"),
     ("volume", "ls", "--format", "{{.Name}}"),
     ("network", "ls", "--format", "{{.Name}}"),
 )
+# moments of a first deploy at which it is killed, each seen on the machine itself
+KILLED_WHILE = {
+    "packages are unpacked": "pgrep -f '[d]pkg .*--status-fd'",
+    "the firewall is not confirmed": "test -e /var/lib/stackroom/guard/pending",
+    "Docker is unpacked": "pgrep -f '[d]pkg .*--status-fd'",
+    "images are loaded": "test -e /var/lib/stackroom/images.tar",
+    "services start": "docker ps --format '{{.Names}}' | grep -q stackroom-qdrant",
+}
 
 
 def what_docker_has() -> set[str]:
@@ -28,16 +41,72 @@ def what_docker_has() -> set[str]:
     }
 
 
+def keeping() -> bool:
+    return os.environ.get("STACKROOM_KEEP_SANDBOX") == "1"
+
+
 @pytest.fixture(scope="session")
 def sandbox() -> Iterator[room.Sandbox]:
     """A running sandbox, bare at the start of the run; afterwards nothing of it may be left."""
-    keep = os.environ.get("STACKROOM_KEEP_SANDBOX") == "1"
-    if not keep:
+    if not keeping():
         room.down()
     before = what_docker_has()
     yield room.up(print)
-    if not keep:
+    if not keeping():
         room.down()
         now = what_docker_has()
         left = (now - before) | {thing for thing in now if "stackroom-sandbox" in thing}
         assert not left, f"`sandbox down` left {sorted(left)}"
+
+
+@pytest.fixture(scope="session")
+def environment(sandbox: room.Sandbox) -> Environment:
+    return load_environment(sandbox.environment)
+
+
+@pytest.fixture(scope="session")
+def archive(environment: Environment) -> Path:
+    """The stack's images, as a machine without a registry gets them."""
+    settings = environment.settings
+    pinned = [f"qdrant/qdrant:{settings.qdrant.version}", f"caddy:{settings.edge.version}"]
+    made = room.image_archive(pinned, print)
+    print(f"images of the stack: {room.image_kinds()}")
+    assert made
+    return made
+
+
+@dataclass(frozen=True)
+class FirstDeploy:
+    """How the first deploy went: the killed attempts by moment, and the one that finished."""
+
+    killed: dict[str, Attempt]
+    finished: Attempt
+    seen_by_denied: Watch
+
+
+@pytest.fixture(scope="session")
+def first_deploy(sandbox: room.Sandbox, archive: Path) -> FirstDeploy:
+    """The machine's first deploy, killed at every moment of KILLED_WHILE and begun again."""
+    killed = {}
+    with room.client("denied") as denied, watching(denied, period=1.0, seconds=900) as watch:
+        for moment, sign in KILLED_WHILE.items():
+            attempt = Attempt.start("--images", str(archive))
+            if attempt.kill_when(lambda sign=sign: holds(sign), 240):
+                killed[moment] = attempt
+        finished = Attempt.start("--images", str(archive))
+        finished.wait()
+    return FirstDeploy(killed, finished, watch)
+
+
+@pytest.fixture(scope="session")
+def deployed(environment: Environment, request: pytest.FixtureRequest) -> Environment:
+    """The environment of the machine that all tests share; each leaves it as it is deployed."""
+    request.getfixturevalue("first_deploy")
+    return environment
+
+
+@pytest.fixture
+def unchanged(deployed: Environment) -> Iterator[None]:
+    """Around a test that changes the machine: afterwards it is as deployed again."""
+    yield
+    assert plan() == set()
