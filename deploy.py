@@ -13,7 +13,7 @@ from ops.host.collections import collections
 from ops.host.docker import docker
 from ops.host.preflight import preflight
 from ops.host.stack import stack
-from ops.render.stack import render_stack
+from ops.render.stack import pinned_images, render_stack
 from ops.settings import load_environment
 
 config.REQUIRE_PYINFRA_VERSION = "==3.10.0"
@@ -30,5 +30,5 @@ wanted = render_stack(environment, report.memory_mib, report.cpus)
 base(settings=settings)
 access(settings=settings, force=bool(host.data.get("force_lockout")))
 docker(settings=settings, report=report)
-stack(wanted=wanted, archive=Path(archive) if archive else None)
+stack(wanted=wanted, pinned=pinned_images(settings), archive=Path(archive) if archive else None)
 collections(settings=settings)

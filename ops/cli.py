@@ -21,6 +21,7 @@ from ops.clients.ssh import Remote
 from ops.demo.story import run as tell_story
 from ops.errors import SettingsError, StackroomError
 from ops.health import Status, examine, show
+from ops.render.stack import pinned_images
 from ops.settings import Environment, check_host_address, load_environment
 
 app = typer.Typer(
@@ -211,6 +212,15 @@ def lock(context: typer.Context, json_output: Json = False) -> None:
     if holder is None:
         return out.print("free: nobody is deploying")
     return out.print(f"held by {holder.get('who', 'somebody')} since {holder.get('since', '?')}")
+
+
+@app.command()
+def images(context: typer.Context, json_output: Json = False) -> None:
+    """The pinned images, one a line: docker save -o images.tar $(stackroom -e <env> images)."""
+    names = pinned_images(_environment(context).settings)
+    if json_output:
+        return _print_json({"schema_version": 1, "images": names})
+    return out.print("\n".join(names))
 
 
 @app.command()

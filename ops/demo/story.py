@@ -20,7 +20,7 @@ from ops.demo.documents import point, sections, vector
 from ops.errors import ServiceError
 from ops.health import Status, examine
 from ops.render.files import ROOT
-from ops.render.stack import render_stack
+from ops.render.stack import pinned_images
 from ops.sandbox import Client, client, image_archive, image_kinds, up
 from ops.sandbox.visit import PORTS, open_ports, visit
 from ops.settings import Environment, load_environment
@@ -45,7 +45,7 @@ def run(console: Console) -> None:
     console.rule("1  a bare machine")
     sandbox = up(say)
     environment = load_environment(sandbox.environment)
-    archive = image_archive(_images(environment), say)
+    archive = image_archive(pinned_images(environment.settings), say)
     for image, kind in image_kinds().items():
         say(f"{image}: {kind}")
     console.rule("2  deploy over SSH")
@@ -70,11 +70,6 @@ def run(console: Console) -> None:
         "  stackroom sandbox down           leaves nothing behind\n"
         "  stackroom init production --host <address of your Hetzner VM>\n"
     )
-
-
-def _images(environment: Environment) -> list[str]:
-    # any size will do: the images do not depend on it
-    return [service.image for service in render_stack(environment, 8192, 2).services]
 
 
 def _deploy(environment: Environment, archive: Path | None, say: Callable[[str], None]) -> None:

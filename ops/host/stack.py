@@ -61,16 +61,15 @@ class Containers(FactBase[dict[str, Container]]):
 
 
 @deploy("Stack")
-def stack(wanted: Stack, archive: Path | None = None) -> None:
+def stack(wanted: Stack, pinned: list[str], archive: Path | None = None) -> None:
     """Bring the compose project to the wanted state; keep the old one where the new fails."""
     volumes(name="volumes", wanted=list(wanted.volumes))
     if wanted.build:
         packages(name="git", names=["git"])
         build(name="build the api", source=wanted.build)
-    built = {wanted.build.image} if wanted.build else set()
     images(
         name="images",
-        wanted=sorted({service.image for service in wanted.services} - built),
+        wanted=pinned,
         archive=str(archive) if archive else "",
     )
     converge(name="services", wanted=wanted)

@@ -98,6 +98,13 @@ def _check_secrets(secrets: Secrets) -> None:
             )
 
 
+def pinned_images(settings: Settings) -> list[str]:
+    """The images that a host has to pull, or be given; one that it builds is not among them."""
+    built = _build(settings)
+    images = {_image(settings, service) for service in _service_names(settings)}
+    return sorted(images - {built.image if built else ""})
+
+
 def _compose_files(settings: Settings) -> dict[str, str]:
     """File name on the host -> file below compose/, in the order in which they are merged."""
     files = {"compose.yaml": "qdrant/compose.yaml"}
