@@ -8,6 +8,7 @@ that what is live can be compared as text.
 from __future__ import annotations
 
 import ipaddress
+import re
 from typing import Literal
 
 from ops.settings import Settings
@@ -79,17 +80,21 @@ def container_block(settings: Settings, family: Family) -> str:
 
 
 def with_block(rules_file: str, block: str) -> str:
-    """`rules_file` (UFW's after.rules) with our block at its end, in place of an older one."""
-    kept: list[str] = []
-    inside = False
-    for line in rules_file.splitlines():
-        if line == BLOCK_BEGIN:
-            inside = True
-        if not inside:
-            kept.append(line)
-        if line == BLOCK_END:
-            inside = False
-    return "\n".join([*kept, BLOCK_BEGIN, block.rstrip("\n"), BLOCK_END]) + "\n"
+    """`rules_file` (UFW's after.rules) with our block at its end, in place of an older one.
+
+    Every other line stays as it is, also behind a mark whose counterpart somebody took away.
+    """
+    older = re.compile(
+        rf"^{re.escape(BLOCK_BEGIN)}\n(?:(?!{re.escape(BLOCK_BEGIN)}).*\n)*?"
+        rf"{re.escape(BLOCK_END)}(?:\n|\Z)",
+        re.MULTILINE,
+    )
+    kept = rules_file
+    while older.search(kept):  # taking one away may close another
+        kept = older.sub("", kept)
+    if kept and not kept.endswith("\n"):
+        kept += "\n"
+    return f"{kept}{BLOCK_BEGIN}\n{block}{BLOCK_END}\n"
 
 
 def expected_chains(settings: Settings, ssh_port: int) -> dict[Family, dict[str, list[str]]]:
