@@ -1,8 +1,8 @@
 """What a machine of the team does, with Python's standard library alone. Runs on that machine.
 
 Reads one JSON task from standard input, so that no key is seen in a process list:
-{"do": "requests", "url", "ca", "key", "requests": [{"method", "path", "body"}]} answers
-[{"status", "body"}]; {"do": "ports", "targets": [[address, port]]} answers the open ones;
+{"do": "requests", "url", "ca", "key", "requests": [{"method", "path"}]} answers
+[{"status", "body"}] (a request may have a "body" and "headers"); {"do": "ports", "targets": [[address, port]]} answers the open ones;
 {"do": "watch", "targets", "workers", "period", "seconds"} tries each again and again until standard
 input ends, and answers {"attempts": number, "opened": [[time, address, port]]}.
 """
@@ -27,18 +27,33 @@ def requests(task: Any) -> list[Any]:
     return [_request(task, context, **request) for request in task["requests"]]
 
 
-def _request(task: Any, context: ssl.SSLContext, method: str, path: str, body: Any = None) -> Any:
+def _request(
+    task: Any,
+    context: ssl.SSLContext,
+    method: str,
+    path: str,
+    body: Any = None,
+    headers: Any = None,
+) -> Any:
     request = urllib.request.Request(
         task["url"] + path,
         method=method,
         data=None if body is None else json.dumps(body).encode(),
-        headers={"Content-Type": "application/json", "api-key": task["key"]},
+        headers={"Content-Type": "application/json", "api-key": task["key"], **(headers or {})},
     )
     try:
         with urllib.request.urlopen(request, timeout=60, context=context) as answer:
-            return {"status": answer.status, "body": json.loads(answer.read())}
+            return {"status": answer.status, "body": _read(answer)}
     except urllib.error.HTTPError as error:
         return {"status": error.code, "body": error.read().decode(errors="replace")}
+
+
+def _read(answer: Any) -> Any:
+    text = answer.read().decode(errors="replace")
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def ports(task: Any) -> list[Any]:
