@@ -2,7 +2,8 @@
 
 Reads one JSON task from standard input, so that no key is seen in a process list:
 {"do": "requests", "url", "ca", "key", "requests": [{"method", "path"}]} answers
-[{"status", "body"}] (a request may have a "body" and "headers"); {"do": "ports", "targets": [[address, port]]} answers the open ones;
+[{"status", "body"}] (a request may have a "body" and "headers");
+{"do": "ports", "targets": [[address, port]]} answers the open ones;
 {"do": "watch", "targets", "workers", "period", "seconds"} tries each again and again until standard
 input ends, and answers {"attempts": number, "opened": [[time, address, port]]}.
 """
