@@ -72,8 +72,10 @@ class Report(FactBase[HostReport]):
                     listeners.append((int(local.rsplit(":", 1)[1]), program))
             elif line.startswith("container="):
                 _, name, ports = line.removeprefix("container=").split("|")
-                published = re.findall(r":(\d+)->", ports)
-                listeners += [(int(port), f"the container {name}") for port in published]
+                # neighbouring ports stand there as one: 127.0.0.1:6333-6334->6333-6334/tcp
+                for first, last in re.findall(r":(\d+)(?:-(\d+))?->[\d-]+/tcp", ports):
+                    published = range(int(first), int(last or first) + 1)
+                    listeners += [(port, f"the container {name}") for port in published]
         return HostReport(
             distribution=values["distribution"],
             version=values.get("version", ""),
@@ -124,8 +126,8 @@ def problems(report: HostReport, settings: Settings, now: float) -> list[str]:
 
 
 def _kernel(release: str) -> tuple[int, int]:
-    major, minor = release.split(".")[:2]
-    return int(major), int("".join(c for c in minor if c.isdigit()) or 0)
+    found = re.match(r"(\d+)\.(\d+)", release)
+    return (int(found[1]), int(found[2])) if found else (0, 0)
 
 
 def preflight(settings: Settings) -> HostReport:
