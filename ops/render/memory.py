@@ -1,9 +1,10 @@
-"""How the host's memory is shared out. Sizes in MiB."""
+"""How the host's memory is shared out, and what a request may be. Reads settings only."""
 
 from __future__ import annotations
 
 from ops.errors import SettingsError
 from ops.settings import Settings
+from ops.settings.model import EdgeMode
 
 SYSTEM_MIB = 768  # kernel, systemd, sshd, Docker, an apt run
 EDGE_MIB = 512  # Caddy needs 30-60; uploads are streamed
@@ -23,12 +24,21 @@ def qdrant_memory_mib(settings: Settings, host_mib: int) -> int:
     costs nothing. Raises SettingsError where the host is too small for all limits together.
     """
     api = size_mib(settings.api.memory) if settings.api else 0
-    left = host_mib - SYSTEM_MIB - EDGE_MIB - api
+    edge = 0 if settings.edge.mode is EdgeMode.TUNNEL else EDGE_MIB
+    left = host_mib - SYSTEM_MIB - edge - api
     wanted = left if settings.qdrant.memory == "auto" else size_mib(settings.qdrant.memory)
     if wanted > left or wanted < SMALLEST_QDRANT_MIB:
         raise SettingsError(
             f"qdrant.memory: {max(wanted, 0)} MiB for Qdrant do not fit: of the host's {host_mib}"
-            f" MiB, {SYSTEM_MIB} are the system's, {EDGE_MIB} the edge's and {api} the api's",
+            f" MiB, {SYSTEM_MIB} are the system's, {edge} the edge's and {api} the api's",
             "take a larger machine, or lower qdrant.memory or api.memory (Qdrant needs 512M)",
         )
     return wanted
+
+
+def body_limit_mb(max_body: str) -> int:
+    """`edge.max_body` in whole megabytes, at least 1: what the edge lets in, Qdrant must take."""
+    number, unit = int(max_body[:-2]), max_body[-2:]
+    if unit == "KB":
+        return max(1, -(-number // 1000))
+    return number * 1000 if unit == "GB" else number
