@@ -32,8 +32,8 @@ app = typer.Typer(
 )
 sandbox = typer.Typer(no_args_is_help=True, help="A throw-away machine for trying things out.")
 app.add_typer(sandbox, name="sandbox")
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 UsageError: Any = typer.BadParameter.__base__  # the one of the click that typer carries
 USAGE = 64  # EX_USAGE of sysexits.h
@@ -200,7 +200,7 @@ def history(context: typer.Context, json_output: Json = False) -> None:
             str(len(record["changes"])),
             images,
         )
-    return out.print(table)
+    return out.print(table, soft_wrap=False)
 
 
 @app.command()
