@@ -267,12 +267,12 @@ def _belongs(file: RenderedFile, service: str) -> bool:
 
 
 def _service_text(compose: str, service: str) -> str:
-    """What one compose file says of one service (and of the networks all share)."""
+    """What one compose file says that shapes a service; empty where it is of others only."""
     document = yaml.safe_load(compose)
-    said = document.get("services", {}).get(service)
-    if said is None:
-        return ""
-    return yaml.safe_dump({"service": said, "networks": document.get("networks")})
+    shaping = {"networks": document["networks"]} if "networks" in document else {}
+    if service in document["services"]:
+        shaping |= {"service": document["services"][service], "volumes": document.get("volumes")}
+    return yaml.safe_dump(shaping) if shaping else ""
 
 
 def _digest(texts: list[str], values: dict[str, str], files: list[RenderedFile]) -> str:
