@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 DIMENSIONS = 1024
-_HEADING = re.compile(r"^(#{1,6})\s+(?P<title>.+?)\s*$")
+_HEADING = re.compile(r"^ {0,3}#{1,6}\s+(?P<title>.+?)(\s+#+)?\s*$")
+_FENCE = re.compile(r"^ {0,3}(?P<mark>`{3,}|~{3,})(?P<language>.*)$")
 _WORD = re.compile(r"[a-z0-9][a-z0-9_-]+")
 _NAMESPACE = uuid.UUID("6ba7b811-9dad-11d1-80b4-00c04fd430c8")  # RFC 4122, for URLs
 _STOP_WORDS = frozenset(
@@ -27,33 +28,49 @@ _STOP_WORDS = frozenset(
 
 @dataclass(frozen=True)
 class Section:
-    """One heading and the text below it, up to the next heading."""
+    """One heading and the text below it, up to the next heading.
+
+    `occurrence` counts, from 1, the sections of the file that bear this title.
+    """
 
     file: str
     title: str
     text: str
+    occurrence: int = 1
 
     @property
     def point_id(self) -> str:
         """The same section gets the same id in every run, so loading twice adds nothing."""
-        return str(uuid.uuid5(_NAMESPACE, f"{self.file}#{self.title}"))
+        again = f"-{self.occurrence}" if self.occurrence > 1 else ""
+        return str(uuid.uuid5(_NAMESPACE, f"{self.file}#{self.title}{again}"))
 
 
 def cut(file: str, markdown: str) -> Iterator[Section]:
-    """The sections of a Markdown text; headings inside code fences do not count."""
-    title, lines, fenced = "", list[str](), False
+    """The sections of a Markdown text that have any; headings in code fences do not count."""
+    seen = Counter[str]()
+    for title, lines in _headed(markdown):
+        text = "\n".join(lines).strip()
+        if text:
+            seen[title] += 1
+            yield Section(file, title, text, seen[title])
+
+
+def _headed(markdown: str) -> Iterator[tuple[str, list[str]]]:
+    """Each heading's title (first "") with the lines below it."""
+    title, lines, fence = "", list[str](), ""
     for line in markdown.splitlines():
-        if line.startswith("```"):
-            fenced = not fenced
-        heading = None if fenced else _HEADING.match(line)
+        mark = _FENCE.match(line)
+        if not fence:
+            fence = mark["mark"] if mark else ""
+        elif mark and mark["mark"].startswith(fence) and not mark["language"].strip():
+            fence = ""
+        heading = None if fence else _HEADING.match(line)
         if heading:
-            if "".join(lines).strip():
-                yield Section(file, title, "\n".join(lines).strip())
+            yield title, lines
             title, lines = heading["title"], []
         else:
             lines.append(line)
-    if "".join(lines).strip():
-        yield Section(file, title, "\n".join(lines).strip())
+    yield title, lines
 
 
 def sections(root: Path) -> list[Section]:
