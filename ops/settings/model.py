@@ -74,7 +74,9 @@ _DOMAIN = r"(?=.{4,253}$)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]{2,63}"
 
 Address = Annotated[str, AfterValidator(_listed_network)]
 Domain = Annotated[str, _matching(f"|{_DOMAIN}", "a domain name such as knowledge.example.com")]
-Email = Annotated[str, _matching(rf"|[^@\s]+@{_DOMAIN}", "an address such as ops@example.com")]
+Email = Annotated[
+    str, _matching(rf"|[A-Za-z0-9._%+-]+@{_DOMAIN}", "an address such as ops@example.com")
+]
 HostPath = Annotated[str, _matching(r"|(/[\w.@+-]+)+", "an absolute path of a file on the host")]
 PublicKey = Annotated[str, AfterValidator(_public_key)]
 Image = Annotated[str, AfterValidator(_pinned_image)]
