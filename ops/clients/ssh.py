@@ -44,7 +44,8 @@ class Remote:
             *("-o", "BatchMode=yes", "-o", "ControlMaster=no", "-o", "ControlPath=none"),
             *("-o", f"ConnectTimeout={CONNECT_SECONDS}", "-o", "ServerAliveInterval=15"),
             *("-o", "StrictHostKeyChecking=accept-new"),
-            *("-o", f"UserKnownHostsFile={self.environment.known_hosts}"),
+            # in quotes: ssh takes a bare path with a space for two files
+            *("-o", f'UserKnownHostsFile="{self.environment.known_hosts}"'),
             *("-p", str(self.machine.port), *identity, *options),
             self.machine.login(),
         ]
@@ -67,7 +68,7 @@ class Remote:
             )
         except subprocess.TimeoutExpired:
             raise UnreachableError(
-                f"{self.machine.address} gave no answer within {timeout:.0f} s",
+                f"{self.machine.address} gave no answer within {timeout:g} s",
                 f"stackroom -e {self.environment.name} doctor",
             ) from None
         if done.returncode == SSH_FAILED:

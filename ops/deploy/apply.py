@@ -10,7 +10,10 @@ from ops.deploy.pyinfra import failure, run_pyinfra
 from ops.settings import Environment
 
 _STARTED = re.compile(r"^--> Starting operation: (?P<name>.+?)\s*$")
-_ENDED = re.compile(r"^\s*\[[^\]]+\]\s+(?P<result>Success|No changes|Error)")
+# what a command prints stands in the log as well: only pyinfra's own words end a step
+_ENDED = re.compile(
+    r"^ *\[[^\]]+\] (?P<result>Success|No changes|Error)(?:: executed \d+ commands)?$"
+)
 
 
 def apply(

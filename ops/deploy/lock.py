@@ -18,8 +18,7 @@ from typing import Any
 from ops.clients.ssh import Remote
 from ops.errors import LockedError, UnreachableError
 
-LOCK = "/var/lib/stackroom/deploy.lock"
-HOLDER = "/var/lib/stackroom/deploy.holder"
+FOLDER = "/var/lib/stackroom"
 
 
 def who() -> str:
@@ -35,9 +34,9 @@ def hold_lock(remote: Remote, doing: str) -> Iterator[None]:
     )
     # `cat` waits on our end of the pipe: whatever ends this process ends the lock
     script = (
-        f"mkdir -p /var/lib/stackroom && exec 9>>{LOCK} && if flock -n 9; then"
-        f" printf %s {shlex.quote(holder)} >{HOLDER}; echo locked; cat >/dev/null; rm -f {HOLDER};"
-        f" else echo held; cat {HOLDER} 2>/dev/null; fi"
+        f"mkdir -p {FOLDER} && cd {FOLDER} && exec 9>>deploy.lock && if flock -n 9; then"
+        f" printf %s {shlex.quote(holder)} >deploy.holder; echo locked; cat >/dev/null;"
+        " rm -f deploy.holder; else echo held; cat deploy.holder 2>/dev/null; fi"
     )
     if remote.machine.user != "root":
         script = f"sudo -n sh -c {shlex.quote(script)}"
@@ -67,7 +66,8 @@ def hold_lock(remote: Remote, doing: str) -> Iterator[None]:
 def lock_holder(remote: Remote) -> dict[str, Any] | None:
     """Who holds the lock (`who`, `since`, `doing`), or None."""
     done = remote.run(
-        f"[ -e {LOCK} ] || exit 0; flock -n {LOCK} true || cat {HOLDER} 2>/dev/null || echo '{{}}'"
+        f"cd {FOLDER} 2>/dev/null && [ -e deploy.lock ] || exit 0;"
+        " flock -n deploy.lock true || cat deploy.holder 2>/dev/null || echo '{}'"
     )
     return json.loads(done.stdout) if done.stdout.strip() else None
 

@@ -17,15 +17,22 @@ from ops.errors import DeployError, UnreachableError
 from ops.render.files import ROOT
 from ops.settings import Environment
 
+# the last line of a traceback, or pyinfra's own summary of it
 _RAISED = re.compile(
-    r"^(?:pyinfra\.api\.exceptions\.\w+|--> pyinfra error in .* line \d+): (?P<message>.+)$",
+    r"^(?:(?:pyinfra\.api\.exceptions|ops\.errors)\.\w+|--> \w+ error in .* line \d+):"
+    r" (?P<message>.+)$",
     re.MULTILINE,
 )
+_CONNECTED = re.compile(r"^ *\[[^\]]+\] Connected$", re.MULTILINE)
 _NO_CONNECTION = re.compile(
-    r"(SSH error|Could not (?:connect|resolve hostname)|Authentication error|EOF error|host key)"
+    r"^ *\[[^\]]+\] (?P<message>(?:SSH error|SSH host key error|Could not connect"
+    r"|Could not resolve hostname|Authentication error|EOF error).*)$",
+    re.MULTILINE,
 )
+_STEP = "--> Starting operation: "
 _LABEL = re.compile(r"^\s*\[[^\]]+\]\s*")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_SHOWN_LINES = 12
 
 
 @dataclass(frozen=True)
@@ -76,15 +83,22 @@ def run_pyinfra(
 def failure(environment: Environment, finished: Finished) -> UnreachableError | DeployError:
     """The reason a run failed, as an error with the next command."""
     again = f"stackroom -e {environment.name} deploy, once that is mended"
+    refused = _NO_CONNECTION.search(finished.log)
+    if refused and not _CONNECTED.search(finished.log):
+        return UnreachableError(
+            f"{environment.machine.address}: {refused['message']}",
+            "can you log in with ssh, from a listed address and with the key of hosts.py?",
+        )
     raised = _RAISED.findall(finished.log)
     if raised:
         return DeployError(raised[-1], again)
-    lines = [_LABEL.sub("", line).strip() for line in finished.log.splitlines() if line.strip()]
-    for line in lines:
-        if _NO_CONNECTION.search(line):
-            return UnreachableError(
-                f"{environment.machine.address}: {line}",
-                "can you log in with ssh, from a listed address and with the key of hosts.py?",
-            )
-    tail = [line for line in lines if not line.startswith(("-->", "Disconnecting", "No hosts"))]
-    return DeployError("\n".join(tail[-12:]) or "pyinfra failed without a word", again)
+    return DeployError(_last_words(finished.log), again)
+
+
+def _last_words(log: str) -> str:
+    """The failing step with its last lines; the last lines at all where no step had begun."""
+    _, begun, rest = log.rpartition(_STEP)
+    lines = [_LABEL.sub("", line).rstrip() for line in rest.splitlines() if line.strip()]
+    step = [f"{lines.pop(0)} failed:"] if begun else []
+    told = [line for line in lines if not line.startswith("-->")]
+    return "\n".join([*step, *told[-_SHOWN_LINES:]]) or "pyinfra failed without a word"
