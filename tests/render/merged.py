@@ -10,8 +10,8 @@ import re
 from typing import Any
 
 import yaml
-from conftest import Rendered
 from dotenv import dotenv_values
+from rendered import Rendered
 
 REFERENCE = re.compile(r"\$\$|\$(?:\{(?P<name>[A-Z0-9_]+):\?\}|.?)")
 

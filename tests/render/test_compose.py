@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import APIS, MODES, Rendered, RenderSettings, tool
 from merged import compose_texts, project, references, variables
+from rendered import APIS, MODES, Rendered, RenderSettings, tool
 
 from ops.render.files import ROOT
 from ops.render.memory import SYSTEM_MIB

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import APIS, MODES, Rendered, RenderSettings, tool
 from merged import variables
+from rendered import APIS, MODES, Rendered, RenderSettings, tool
 
 from ops.errors import SettingsError
 from ops.render.memory import body_limit_mb
