@@ -10,13 +10,12 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from ops.health.model import Verdict, critical, ok, warning
-from ops.render.firewall import CONTAINER_CHAIN, FAMILIES, Family
+from ops.render.firewall import CONTAINER_CHAIN, FAMILIES, Family, is_guarded
 
 Facts = Any  # one section of the collected facts, as JSON gave it
 Chains = Mapping[Family, Mapping[str, Sequence[str]]]  # family -> chain -> rules
 
 DEPLOY = "stackroom -e {environment} deploy"
-_JUMP = "-A FORWARD -j DOCKER-USER"
 _ROOT = {"keys": ("without-password", "prohibit-password"), "no": ("no",)}
 # what lets a person in without a key is critical; the rest is care
 _NO_PASSWORDS = ("passwordauthentication", "kbdinteractiveauthentication", "permitemptypasswords")
@@ -86,7 +85,7 @@ def firewall_containers(found: Facts, expected: Chains) -> Verdict:
     extra, missing, wrong = [], [], []
     for family, chains in expected.items():
         rules = found[family]["rules"]
-        if rules.get("FORWARD", [])[:1] != [_JUMP]:
+        if not is_guarded(rules.get("FORWARD", [])):
             wrong.append(f"FORWARD does not begin with DOCKER-USER ({family})")
         for chain in ("DOCKER-USER", CONTAINER_CHAIN):
             live = list(rules.get(chain, []))

@@ -18,10 +18,13 @@ from ops.host.facts import FileTexts, Lines
 from ops.host.operations import Commands, differing, show_diff, unit, upload
 from ops.render.files import RenderedFile
 from ops.render.firewall import (
+    CONTAINER_CHAIN,
     FAMILIES,
+    JUMP,
     Family,
     container_block,
     expected_chains,
+    is_guarded,
     ufw_rules,
     with_block,
 )
@@ -64,6 +67,7 @@ def shut_out_all_but_listed(settings: Settings, ssh_port: int, force: bool) -> C
     )
     stands = same_chains and live["ufw"] == ["active"] and live["policy"] == ["DROP", "DROP"]
     stands = stands and not live["ipv6"]
+    stands = stands and all(is_guarded(live[f"{family} FORWARD"]) for family in FAMILIES)
     if stands and not (changed or added or removed or live["pending"]):
         host.noop("the firewall and sshd are as the inventory says")
         return
@@ -79,6 +83,7 @@ def shut_out_all_but_listed(settings: Settings, ssh_port: int, force: bool) -> C
         yield StringCommand(
             f"{_TOOLS[family]}-restore -n", _stdin=container_block(settings, family)
         )
+        yield from _ask_docker_user_first(family)
     if live["ufw"] != ["active"]:
         # the defaults first: they name no address; then SSH for the listed, then the switch
         yield from _UFW_DEFAULTS
@@ -100,6 +105,10 @@ def _host_chain(family: Family) -> str:
     return "ufw-user-input" if family == "v4" else "ufw6-user-input"
 
 
+def _chains(family: Family) -> tuple[str, ...]:
+    return (_host_chain(family), "DOCKER-USER", CONTAINER_CHAIN, "FORWARD")
+
+
 def _rules_files(settings: Settings) -> list[RenderedFile]:
     """UFW's after files with our block, so that the rules stand before Docker starts at boot."""
     texts = host.get_fact(FileTexts, paths=list(_RULES_FILES.values()))
@@ -115,7 +124,7 @@ def _live() -> dict[str, list[str]]:
     """The rules in force by `<family> <chain>`; and `ufw`, `policy`, `added`, `pending`, `ipv6`."""
     script = ["command -v ufw >/dev/null || exit 0"]
     for family, tool in _TOOLS.items():
-        for chain in (_host_chain(family), "DOCKER-USER", "STACKROOM-IN"):
+        for chain in _chains(family):
             script.append(f"{tool} -S {chain} 2>/dev/null | sed -n 's/^-A /{family} {chain}=-A /p'")
         script.append(f"{tool} -S INPUT | sed -n 's/^-P INPUT /policy=/p'")
     script += [
@@ -125,11 +134,7 @@ def _live() -> dict[str, list[str]]:
         # without it UFW wipes Docker's IPv6 chains
         "grep -q '^IPV6=yes' /etc/default/ufw || echo ipv6=off",
     ]
-    keys = [
-        f"{family} {chain}"
-        for family in FAMILIES
-        for chain in (_host_chain(family), "DOCKER-USER", "STACKROOM-IN")
-    ]
+    keys = [f"{family} {chain}" for family in FAMILIES for chain in _chains(family)]
     live: dict[str, list[str]] = {
         key: [] for key in [*keys, "ufw", "policy", "added", "pending", "ipv6"]
     }
@@ -147,6 +152,16 @@ def _ufw_difference(
     added = [rule for rule in wanted if rule not in live["added"]]
     removed = [rule for rule in live["added"] if rule not in wanted]
     return added, [rule.split(" comment ")[0] for rule in removed]
+
+
+def _ask_docker_user_first(family: Family) -> list[str]:
+    """Put the jump first, then take away what is left of it further below."""
+    tool = _TOOLS[family]
+    second = f"{tool} -S FORWARD | grep '^-A' | grep -nxe '{JUMP}' | sed -n '2s/:.*//p'"
+    return [
+        f"{tool} -I FORWARD -j DOCKER-USER",
+        f'n=$({second}); [ -z "$n" ] || {tool} -D FORWARD "$n"',
+    ]
 
 
 def _reload_without_gap() -> list[str]:

@@ -8,6 +8,7 @@ that what is live can be compared as text.
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Sequence
 import re
 from typing import Literal
 
@@ -16,6 +17,7 @@ from ops.settings import Settings
 Family = Literal["v4", "v6"]
 FAMILIES: tuple[Family, ...] = ("v4", "v6")
 CONTAINER_CHAIN = "STACKROOM-IN"
+JUMP = "-A FORWARD -j DOCKER-USER"
 BLOCK_BEGIN = "# BEGIN stackroom: containers are closed but to listed addresses"
 BLOCK_END = "# END stackroom"
 
@@ -118,3 +120,16 @@ def expected_chains(settings: Settings, ssh_port: int) -> dict[Family, dict[str,
             CONTAINER_CHAIN: container_rules(settings, family),
         }
     return chains
+
+
+def is_guarded(forward: Sequence[str]) -> bool:
+    """Whether the FORWARD chain asks DOCKER-USER before anything in it can let a packet through.
+
+    Docker's isolation chain comes first after some of its restarts; it only ever drops.
+    """
+    for rule in forward:
+        if rule == JUMP:
+            return True
+        if not rule.startswith("-A FORWARD -j DOCKER-ISOLATION-"):
+            return False
+    return False
