@@ -82,6 +82,12 @@ def inspect(container: str) -> dict[str, Any]:
     return found[0]
 
 
+def healthy(container: str) -> bool:
+    """Whether the machine's Docker finds the container well; False without Docker too."""
+    state = on_host(f"docker inspect -f '{{{{.State.Health.Status}}}}' {container}", check=False)
+    return state == "healthy"
+
+
 def qdrant(environment: Environment, method: str, path: str, body: Any = None) -> Any:
     """A request to Qdrant from the machine itself; the key goes through standard input."""
     key = environment.settings.secrets.qdrant_api_key.get_secret_value()

@@ -44,8 +44,9 @@ EDITED_COMPOSE = Damage(
     shows(f"{STACK}/compose.yaml", "read_only: true"),
 )
 EDITED_CADDYFILE = Damage(
-    "Caddyfile edited",
-    f"sed -i 's/admin off/admin localhost:2019/' {STACK}/edge/Caddyfile",
+    "Caddyfile edited, and the edge started with it",
+    f"sed -i 's/admin off/admin localhost:2019/' {STACK}/edge/Caddyfile"
+    " && docker restart stackroom-edge-1",
     {SERVICES},
     "docker exec stackroom-edge-1 grep -q 'admin off' /etc/caddy/Caddyfile",
 )
@@ -125,6 +126,12 @@ CONTAINER_STOPPED = Damage(
     {SERVICES, COLLECTIONS},
     "[ $(docker inspect -f '{{.State.Health.Status}}' stackroom-qdrant-1) = healthy ]",
 )
+JUMP_REMOVED = Damage(
+    "the way to the container chains cut",
+    "iptables -D FORWARD -j DOCKER-USER",
+    {ACCESS},
+    "iptables -S FORWARD | head -n 2 | tail -n 1 | grep -qx -- '-A FORWARD -j DOCKER-USER'",
+)
 DOCKER_STOPPED = Damage(
     "Docker stopped",
     "systemctl stop docker.service docker.socket 2>&1",
@@ -135,7 +142,7 @@ DOCKER_STOPPED = Damage(
 TOGETHER = [
     [EDITED_COMPOSE, EDITED_SSHD, NO_UPGRADES],
     [EDITED_DAEMON, EDITED_RULES, EDITED_CADDYFILE],
-    [RULE_ADDED, EDITED_QDRANT],
+    [RULE_ADDED, EDITED_QDRANT, JUMP_REMOVED],
     [CONTAINER_REMOVED, RULE_DELETED, EDITED_GUARD],
     [CONTAINER_STOPPED, CHAINS_FLUSHED],
     [DOCKER_STOPPED, UFW_DISABLED],

@@ -9,7 +9,19 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from hands import EDGE, HOST, HOST_IPV6, changed_environment, deploy, holds, inspect, on_host, until
+from hands import (
+    EDGE,
+    HOST,
+    HOST_IPV6,
+    QDRANT,
+    changed_environment,
+    deploy,
+    healthy,
+    holds,
+    inspect,
+    on_host,
+    until,
+)
 
 from ops.sandbox import Client, client
 from ops.sandbox.visit import open_ports, watching
@@ -48,6 +60,8 @@ def test_after_a_docker_restart(machines: tuple[Client, Client], unchanged: None
 
     assert watch.opened == []
     assert watch.attempts > 100
+    # Docker asks each container anew how it is
+    until(lambda: healthy(QDRANT) and healthy(EDGE), 30, "the services")
 
 
 def test_after_containers_are_recreated(machines: tuple[Client, Client], unchanged: None) -> None:

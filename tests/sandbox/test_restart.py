@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
-from hands import EDGE, NAME, QDRANT, deploy, holds, on_host, plan, qdrant, ssh, until
+from hands import EDGE, NAME, QDRANT, deploy, healthy, holds, on_host, plan, qdrant, ssh, until
 
 from ops.sandbox import client
 from ops.sandbox.visit import Watch, open_ports, watching
@@ -18,12 +18,6 @@ pytestmark = pytest.mark.sandbox
 POINTS = "/collections/knowledge_library/points"
 POINT = {"id": 4712, "vector": [0.2] * 1024, "payload": {"file_path": "kept.md"}}
 DROP_IN = "/etc/ssh/sshd_config.d/10-stackroom.conf"
-
-
-def healthy(container: str) -> bool:
-    return on_host(
-        f"docker inspect -f '{{{{.State.Health.Status}}}}' {container}", check=False
-    ) == ("healthy")
 
 
 @dataclass(frozen=True)
