@@ -8,8 +8,8 @@ that what is live can be compared as text.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Sequence
 import re
+from collections.abc import Sequence
 from typing import Literal
 
 from ops.settings import Settings
