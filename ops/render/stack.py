@@ -209,7 +209,7 @@ def _qdrant_config(settings: Settings) -> RenderedFile:
 
 
 def _edge_names(environment: Environment) -> list[str]:
-    """What the certificate is for, the main name first: a domain, an address in URL form."""
+    """What the certificate is for: the domain, and the machine's address in URL form."""
     address = environment.machine.address.lower()
     try:
         ip = ipaddress.ip_address(address)
@@ -229,7 +229,7 @@ def _caddyfile(environment: Environment) -> RenderedFile:
         "edge/Caddyfile.j2",
         mode=settings.edge.mode.value,
         names=names,
-        server_name=names[0].strip("[]"),
+        address=names[-1].strip("[]"),
         port=settings.edge.port,
         email=settings.edge.email,
         max_body=settings.edge.max_body,
