@@ -1,0 +1,14 @@
+"""Measurements run when they are asked for: `make bench`, or pytest -m bench."""
+
+from __future__ import annotations
+
+import pytest
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave them out of every other run: they need ansible-core and a machine that is quiet."""
+    if "bench" in config.option.markexpr:
+        return
+    measurements = [item for item in items if item.get_closest_marker("bench")]
+    items[:] = [item for item in items if item not in measurements]
+    config.hook.pytest_deselected(items=measurements)
