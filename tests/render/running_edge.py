@@ -1,0 +1,224 @@
+"""The rendered Caddyfile in a real Caddy on loopback, before two small upstreams that remember.
+
+Only places are changed: names of containers become loopback ports, and no other interface is
+listened on.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import http.client
+import http.server
+import os
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+NAME = "198.51.100.10"  # what the certificate is for
+BOTH = ("127.0.0.1", "::1")
+
+
+@dataclass
+class Seen:
+    """A request as it arrived at an upstream; `size` counts the bytes of the body."""
+
+    path: str
+    headers: dict[str, str]
+    size: int
+
+
+@dataclass
+class Upstream:
+    """An HTTP server that answers 200 to everything, and closes without an answer on /break."""
+
+    port: int
+    seen: list[Seen] = field(default_factory=list)
+
+    def last(self) -> Seen:
+        return self.seen[-1]
+
+
+@contextlib.contextmanager
+def http_upstream() -> Iterator[Upstream]:
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            upstream.seen.append(Seen(self.path, dict(self.headers.items()), self._read()))
+            self.close_connection = True
+            if self.path.startswith("/break"):
+                return
+            with contextlib.suppress(ConnectionError):  # Caddy is gone where it refused the body
+                self.send_response(200)
+                self.send_header("Content-Length", "2")
+                self.send_header("Set-Cookie", self.headers.get("Cookie", "none=0"))
+                self.end_headers()
+                self.wfile.write(b"ok")
+
+        do_POST = do_PUT = do_DELETE = do_GET
+
+        def _read(self) -> int:
+            if self.headers.get("Transfer-Encoding") == "chunked":
+                return sum(iter(self._chunk, 0))
+            left = int(self.headers.get("Content-Length", 0))
+            size = 0
+            while part := self.rfile.read(min(left - size, 65536)):
+                size += len(part)
+            return size
+
+        def _chunk(self) -> int:
+            try:
+                size = int(self.rfile.readline() or b"0", 16)
+            except ValueError:  # cut off
+                return 0
+            return len(self.rfile.read(size + 2)[:size])
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        upstream = Upstream(server.server_address[1])
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        yield upstream
+        server.shutdown()
+
+
+@contextlib.contextmanager
+def grpc_upstream() -> Iterator[Upstream]:
+    """A gRPC server without TLS whose Upsert answers the size of the message."""
+
+    def answer(request: bytes, context: grpc.ServicerContext) -> bytes:
+        metadata = {str(key): str(value) for key, value in context.invocation_metadata()}
+        upstream.seen.append(Seen("", metadata, len(request)))
+        return str(len(request)).encode()
+
+    server = grpc.server(
+        concurrent.futures.ThreadPoolExecutor(2), options=[("grpc.max_receive_message_length", -1)]
+    )
+    methods = {"Upsert": grpc.unary_unary_rpc_method_handler(answer)}
+    server.add_generic_rpc_handlers(
+        (grpc.method_handlers_generic_handler("qdrant.Points", methods),)
+    )
+    upstream = Upstream(server.add_insecure_port("127.0.0.1:0"))
+    server.start()
+    yield upstream
+    server.stop(None).wait()
+
+
+@dataclass
+class Answer:
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+@dataclass
+class Edge:
+    """A running Caddy; `folder` holds its data and its log."""
+
+    pid: int
+    folder: Path
+    port: int
+    api_port: int
+    health_port: int
+    qdrant: Upstream
+    qdrant_grpc: Upstream
+    api: Upstream
+
+    @property
+    def ca(self) -> Path:
+        return self.folder / "caddy/pki/authorities/local/root.crt"
+
+    def log(self) -> str:
+        return (self.folder / "log").read_text()
+
+    def connect(self, to: str = BOTH[0], port: int = 0, alpn: str = "http/1.1") -> ssl.SSLSocket:
+        """A verified connection. The name is an address: so TLS sends no server name."""
+        context = ssl.create_default_context(cafile=str(self.ca))
+        context.set_alpn_protocols([alpn])
+        plain = socket.create_connection((to, port or self.port), timeout=10)
+        return context.wrap_socket(plain, server_hostname=NAME)
+
+    def ask(
+        self,
+        path: str,
+        *,
+        method: str = "GET",
+        body: Any = None,
+        headers: dict[str, str] | None = None,
+        to: str = BOTH[0],
+        port: int = 0,
+    ) -> Answer:
+        connection = http.client.HTTPConnection(to, port or self.port)
+        with self.connect(to, port) as connection.sock:
+            connection.request(method, path, body, headers or {})
+            response = connection.getresponse()
+            return Answer(response.status, dict(response.getheaders()), response.read())
+
+    def call(self, size: int, to: str = "ipv4:127.0.0.1", **metadata: str) -> bytes:
+        """A gRPC call with a message of `size` bytes. Raises grpc.RpcError."""
+        options = [("grpc.ssl_target_name_override", NAME), ("grpc.max_send_message_length", -1)]
+        trusted = grpc.ssl_channel_credentials(self.ca.read_bytes())
+        with grpc.secure_channel(f"{to}:{self.port}", trusted, options) as channel:
+            call = channel.unary_unary("/qdrant.Points/Upsert")
+            answer: bytes = call(
+                b"x" * size,
+                timeout=10,
+                metadata=[(key.replace("_", "-"), value) for key, value in metadata.items()],
+            )
+            return answer
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [place.getsockname()[1] for place in sockets]
+    for place in sockets:
+        place.close()
+    return ports
+
+
+def moved_to_loopback(text: str, places: dict[str, str]) -> str:
+    """The Caddyfile with other places; one that does not stand in it fails."""
+    places = places | {"admin off": f"admin off\n\tdefault_bind {' '.join(BOTH)}"}
+    for old, new in places.items():
+        assert old in text, f"{old} is not in the Caddyfile"
+        text = text.replace(old, new)
+    return text
+
+
+@contextlib.contextmanager
+def running(text: str, folder: Path, ports: list[int]) -> Iterator[subprocess.Popen[bytes]]:
+    """Caddy with this Caddyfile, until every port answers and the CA is written."""
+    path = folder / "Caddyfile"
+    path.write_text(text, encoding="utf-8")
+    environment = os.environ | {"XDG_DATA_HOME": str(folder), "XDG_CONFIG_HOME": str(folder)}
+    command = [str(Path(sys.executable).with_name("caddy")), "run", "--config", str(path)]
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [*command, "--adapter", "caddyfile"], env=environment, stdout=log, stderr=log
+        )
+    try:
+        deadline = time.monotonic() + 20
+        while not (all(map(_listens, ports)) and list(folder.glob("caddy/certificates/*/*/*.crt"))):
+            assert process.poll() is None, (folder / "log").read_text()
+            assert time.monotonic() < deadline, (folder / "log").read_text()
+            time.sleep(0.05)
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _listens(port: int) -> bool:
+    with contextlib.closing(socket.socket()) as attempt:
+        return attempt.connect_ex(("127.0.0.1", port)) == 0

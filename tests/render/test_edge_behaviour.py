@@ -1,0 +1,275 @@
+"""What the rendered Caddyfile does with requests, asked of a real Caddy on loopback."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import socket
+import ssl
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+import stacks
+from running_edge import (
+    BOTH,
+    NAME,
+    Edge,
+    free_ports,
+    grpc_upstream,
+    http_upstream,
+    moved_to_loopback,
+    running,
+)
+
+pytest_plugins = ("environments",)
+
+LIMIT = 1_000_000  # max_body = "1MB"
+GRPC_FRAME = 5  # bytes before a message
+ELSEWHERE = "192.0.2.9"  # an address that a client makes up
+
+
+@pytest.fixture(scope="module")
+def edge(
+    make_environment: stacks.MakeEnvironment, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Edge]:
+    port, api_port, health_port = free_ports(3)
+    environment = make_environment(
+        address=NAME,
+        edge={"port": port, "api_port": api_port, "max_body": "1MB"},
+        api={"image": "ghcr.io/example/api:1.4.0", "port": 8000},
+    )
+    text = stacks.by_name(stacks.rendered(environment))["edge/Caddyfile"].content
+    folder = tmp_path_factory.mktemp("edge")
+    with http_upstream() as qdrant, http_upstream() as api, grpc_upstream() as qdrant_grpc:
+        places = {
+            "qdrant:6333": f"127.0.0.1:{qdrant.port}",
+            "qdrant:6334": f"127.0.0.1:{qdrant_grpc.port}",
+            "api:8000": f"127.0.0.1:{api.port}",
+            "127.0.0.1:2020": f"127.0.0.1:{health_port}",
+        }
+        ports = [port, api_port, health_port]
+        with running(moved_to_loopback(text, places), folder, ports) as process:
+            yield Edge(process.pid, folder, port, api_port, health_port, qdrant, qdrant_grpc, api)
+
+
+# -- TLS and names ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("to", BOTH)
+@pytest.mark.parametrize("api", [False, True])
+def test_a_client_without_a_server_name_gets_the_certificate_of_the_address(
+    edge: Edge, to: str, api: bool
+) -> None:
+    with edge.connect(to, edge.api_port if api else 0) as connection:
+        certificate = connection.getpeercert()
+    assert certificate
+    assert certificate["subjectAltName"] == (("IP Address", NAME),)
+
+
+def test_the_ca_of_somebody_else_does_not_verify_it(edge: Edge) -> None:
+    context = ssl.create_default_context()
+    with (
+        socket.create_connection((BOTH[0], edge.port), timeout=10) as plain,
+        pytest.raises(ssl.SSLCertVerificationError),
+    ):
+        context.wrap_socket(plain, server_hostname=NAME)
+
+
+@pytest.mark.parametrize("to", BOTH)
+@pytest.mark.parametrize("host", [NAME, "kb.example.org", "[2001:db8::10]:443", "localhost"])
+def test_any_name_of_the_machine_is_served(edge: Edge, to: str, host: str) -> None:
+    assert edge.ask("/collections", to=to, headers={"Host": host}).body == b"ok"
+
+
+def test_http_2_and_1_are_spoken_and_nothing_over_udp(edge: Edge) -> None:
+    for protocol, chosen in (("h2", "h2"), ("http/1.1", "http/1.1")):
+        with edge.connect(alpn=protocol) as connection:
+            assert connection.selected_alpn_protocol() == chosen
+    assert "Alt-Svc" not in edge.ask("/").headers
+    assert sockets(edge.pid, "udp") == set()
+
+
+def test_it_listens_on_its_ports_and_has_no_admin_endpoint(edge: Edge) -> None:
+    expected = {(address, port) for address in BOTH for port in (edge.port, edge.api_port)}
+    assert sockets(edge.pid, "tcp") == expected | {("127.0.0.1", edge.health_port)}
+
+
+def test_plain_http_is_not_passed_on(edge: Edge) -> None:
+    before = len(edge.qdrant.seen)
+    with socket.create_connection((BOTH[0], edge.port), timeout=10) as plain:
+        plain.sendall(b"GET /collections HTTP/1.1\r\nHost: kb\r\n\r\n")
+        assert b" 400 " in plain.recv(200).splitlines()[0]
+    assert len(edge.qdrant.seen) == before
+
+
+def test_the_health_check_of_the_container_finds_its_page(
+    edge: Edge, make_environment: stacks.MakeEnvironment
+) -> None:
+    project = stacks.project(stacks.rendered(make_environment(**stacks.case("internal", "none"))))
+    command = project["services"]["edge"]["healthcheck"]["test"]
+    assert command[:2] == ["CMD", "wget"]
+    found = re.fullmatch(r"http://127\.0\.0\.1:2020(/\S*)", command[-1])
+    assert found
+    with socket.create_connection((BOTH[0], edge.health_port), timeout=10) as plain:
+        plain.sendall(f"GET {found[1]} HTTP/1.1\r\nHost: 127.0.0.1:2020\r\n\r\n".encode())
+        assert b" 200 " in plain.recv(200).splitlines()[0]
+
+
+# -- sizes -----------------------------------------------------------------------------------
+
+
+def test_a_body_of_the_limit_passes_whole(edge: Edge) -> None:
+    answer = edge.ask("/collections/x/points", method="PUT", body=b"x" * LIMIT)
+    assert answer.status == 200
+    assert edge.qdrant.last().size == LIMIT
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/collections/x/points",
+        "/snapshots/upload",
+        "/collections/x/snapshots/upload/more",
+        "/collections/x/y/snapshots/upload",
+        "/collections/x/points?a=/collections/x/snapshots/upload",
+    ],
+)
+def test_a_larger_one_is_refused_and_never_arrives_whole(
+    edge: Edge, path: str, chunked: bool
+) -> None:
+    size = LIMIT + 1
+    edge.qdrant.seen.clear()
+    body = iter([b"x" * size]) if chunked else b"x" * size
+    assert edge.ask(path, method="PUT", body=body).status == 413
+    assert all(request.size < size for request in edge.qdrant.seen)
+
+
+def test_the_api_has_the_same_limit(edge: Edge, canaries: dict[str, str]) -> None:
+    right = {"Authorization": f"Bearer {canaries['api_token']}"}
+    for size, status in ((LIMIT, 200), (LIMIT + 1, 413)):
+        body = b"x" * size
+        answer = edge.ask("/x", method="POST", body=body, headers=right, port=edge.api_port)
+        assert answer.status == status
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/collections/x/snapshots/upload",
+        "/collections/x/snapshots/upload?priority=snapshot&wait=true",
+        "/collections/a%20b/snapshots/upload",
+        "/collections/x/shards/0/snapshots/upload",
+    ],
+)
+def test_a_snapshot_of_any_size_passes_whole(edge: Edge, path: str) -> None:
+    answer = edge.ask(path, method="POST", body=b"x" * (3 * LIMIT))
+    assert answer.status == 200
+    assert edge.qdrant.last().path == path
+    assert edge.qdrant.last().size == 3 * LIMIT
+
+
+# -- gRPC ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("to", ["ipv4:127.0.0.1", "ipv6:[::1]"])
+def test_grpc_reaches_its_own_port(edge: Edge, to: str) -> None:
+    before = len(edge.qdrant.seen)
+    assert edge.call(10, to, api_key="some-key") == b"10"
+    assert edge.qdrant_grpc.last().headers["api-key"] == "some-key"
+    assert len(edge.qdrant.seen) == before
+
+
+def test_a_grpc_message_has_the_same_limit(edge: Edge) -> None:
+    assert edge.call(LIMIT - GRPC_FRAME) == str(LIMIT - GRPC_FRAME).encode()
+    before = len(edge.qdrant_grpc.seen)
+    with pytest.raises(grpc.RpcError, match="413"):
+        edge.call(LIMIT - GRPC_FRAME + 1)
+    assert len(edge.qdrant_grpc.seen) == before
+
+
+# -- who is let through, and what is told of them --------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize("path", ["/", "/health", "/v1/search?q=x", "/../x"])
+def test_the_api_is_closed_on_every_path_without_its_token(
+    edge: Edge, canaries: dict[str, str], path: str, method: str
+) -> None:
+    before = len(edge.api.seen)
+    answer = edge.ask(path, method=method, port=edge.api_port)
+    assert answer.status == 401
+    assert answer.headers["Www-Authenticate"] == "Bearer"
+    assert len(edge.api.seen) == before
+    right = {"Authorization": f"Bearer {canaries['api_token']}"}
+    answer = edge.ask(path, method=method, headers=right, port=edge.api_port)
+    assert (answer.status, answer.body) == (200, b"ok")
+    assert len(edge.api.seen) == before + 1
+
+
+def test_a_wrong_token_opens_nothing(edge: Edge, canaries: dict[str, str]) -> None:
+    token = canaries["api_token"]
+    wrong = ["Bearer", "Bearer ", f"Bearer {token}x", f"Bearer {token[:-1]}", f"Basic {token}"]
+    wrong += [token, f"Bearer {token.upper()}", f"Bearer {canaries['qdrant_api_key']}", "Bearer *"]
+    before = len(edge.api.seen)
+    for value in wrong:
+        headers = {"Authorization": value}
+        assert edge.ask("/", headers=headers, port=edge.api_port).status == 401, value
+    assert len(edge.api.seen) == before
+
+
+def test_a_token_in_the_query_opens_nothing(edge: Edge, canaries: dict[str, str]) -> None:
+    token = canaries["api_token"]
+    for name in ("token", "api-key", "authorization"):
+        path = f"/?{name}={token}"
+        assert edge.ask(path, port=edge.api_port).status == 401
+
+
+def test_the_address_of_a_client_is_its_own_whatever_it_says(edge: Edge) -> None:
+    said = {"X-Forwarded-For": ELSEWHERE, "X-Forwarded-Proto": "http", "X-Forwarded-Host": "x"}
+    for to in BOTH:
+        edge.ask("/collections", to=to, headers=said)
+        headers = edge.qdrant.last().headers
+        assert headers["X-Forwarded-For"] == to
+        assert headers["X-Forwarded-Proto"] == "https"
+        assert ELSEWHERE not in repr(headers)
+    edge.call(1, x_forwarded_for=ELSEWHERE)
+    assert edge.qdrant_grpc.last().headers["x-forwarded-for"] == BOTH[0]
+
+
+def test_keys_reach_the_upstream_and_never_the_log(edge: Edge, canaries: dict[str, str]) -> None:
+    key, token = canaries["qdrant_api_key"], canaries["api_token"]
+    cookie = "session=canary-cookie-0123456789"
+    carried = {"api-key": key, "Authorization": f"Bearer {token}", "Cookie": cookie}
+    query = f"?api-key={key}&token={token}&wait=true"
+    for path in ("/logged", "/logged/snapshots/upload", "/break/logged"):
+        for port in (edge.port, edge.api_port):
+            edge.ask(path + query, headers=carried, port=port)
+    edge.ask("/refused" + query, headers={"api-key": key, "Cookie": cookie}, port=edge.api_port)
+    edge.call(1, api_key=key, authorization=f"Bearer {token}")
+    assert edge.qdrant.seen[-2].headers["Api-Key"] == key
+    log = edge.log()
+    for path in ("/logged", "/break/logged", "/refused", "/qdrant.Points/Upsert"):
+        assert path in log
+    assert '"status":502' in log
+    for secret in (*canaries.values(), cookie.partition("=")[2]):
+        assert secret not in log
+
+
+def sockets(pid: int, protocol: str) -> set[tuple[str, int]]:
+    """(address, port) of what a process listens on, as the kernel tells it."""
+    links = [str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir()]
+    inodes = {link[8:-1] for link in links if link.startswith("socket:[")}
+    listening = "0A" if protocol == "tcp" else "07"
+    found = set()
+    for table in (protocol, f"{protocol}6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            local, state, inode = (line.split()[index] for index in (1, 3, 9))
+            if inode in inodes and state == listening:
+                address, port = local.split(":")
+                words = bytes.fromhex(address)
+                packed = b"".join(words[i : i + 4][::-1] for i in range(0, len(words), 4))
+                found.add((str(ipaddress.ip_address(packed)), int(port, 16)))
+    return found
