@@ -32,7 +32,7 @@ _NO_CONNECTION = re.compile(
 _STEP = "--> Starting operation: "
 _LABEL = re.compile(r"^\s*\[[^\]]+\]\s*")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-_SHOWN_LINES = 12
+_SHOWN_LINES = 20
 
 
 @dataclass(frozen=True)

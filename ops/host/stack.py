@@ -129,7 +129,11 @@ def images(wanted: list[str], archive: str) -> Commands:
         yield f"docker load -q -i {ARCHIVE}; s=$?; rm -f {ARCHIVE}; exit $s"
     for image in missing:
         quoted = shlex.quote(image)
-        yield f"docker image inspect -f ok {quoted} >/dev/null 2>&1 || docker pull -q {quoted}"
+        told = shlex.quote(f"{image} is not on the machine and cannot be pulled")
+        yield (
+            f"docker image inspect -f ok {quoted} >/dev/null 2>&1 || docker pull -q {quoted}"
+            f" || {{ echo {told} >&2; exit 1; }}"
+        )
 
 
 @operation()
