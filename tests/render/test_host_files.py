@@ -159,7 +159,7 @@ def test_the_operators_keys_are_the_accounts_keys(
     )
     folder = write_environment('[host]\noperator_account = "keeper"\n', developers=developers)
     _, keys = ssh_files(load_environment(folder).settings)
-    assert keys.path == "/home/keeper/.ssh/authorized_keys"
+    assert Path(keys.path).parts[2:] == ("keeper", ".ssh", "authorized_keys")
     lines = keys.content.splitlines()
     assert [line for line in lines if not line.startswith("#")] == [public_key, other]
     done = run(tool("ssh-keygen", "openssh-client"), "-l", "-f", written(keys, tmp_path))
