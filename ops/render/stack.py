@@ -10,6 +10,7 @@ import hashlib
 import ipaddress
 import re
 from dataclasses import dataclass
+from typing import Any
 
 import yaml
 
@@ -73,9 +74,10 @@ def render_stack(environment: Environment, memory_mib: int, cpus: int) -> Stack:
     compose = {name: read_compose(source) for name, source in _compose_files(settings).items()}
     mounted = _mounted_files(environment)
     values = _values(settings, memory_mib, cpus)
+    documents = [yaml.safe_load(text) for text in compose.values()]
     services = []
     for name in _service_names(settings):
-        texts = [text for text in (_service_text(t, name) for t in compose.values()) if text]
+        texts = [text for text in (_service_text(d, name) for d in documents) if text]
         digest = _digest(texts, values, [file for file in mounted if _belongs(file, name)])
         values[f"{name.upper()}_CONFIG_SHA256"] = digest
         services.append(Service(name, _image(settings, name), digest))
@@ -266,9 +268,8 @@ def _belongs(file: RenderedFile, service: str) -> bool:
     return file.path.startswith(f"{STACK_DIR}/{service}/")
 
 
-def _service_text(compose: str, service: str) -> str:
+def _service_text(document: dict[str, Any], service: str) -> str:
     """What one compose file says that shapes a service; empty where it is of others only."""
-    document = yaml.safe_load(compose)
     shaping = {"networks": document["networks"]} if "networks" in document else {}
     if service in document["services"]:
         shaping |= {"service": document["services"][service], "volumes": document.get("volumes")}

@@ -141,39 +141,18 @@ def test_a_trial_is_confined_as_the_real_one_and_runs_the_same(
 
 
 @contextmanager
-def server(reply: bytes) -> Iterator[int]:
-    """Answers every connection with these bytes and hangs up; yields its port."""
+def server(ready: bytes, collections: bytes) -> Iterator[int]:
+    """Answers the two paths with these bytes and hangs up; yields its port."""
 
     class Handler(socketserver.BaseRequestHandler):
         def handle(self) -> None:
-            self.request.recv(1000)
-            self.request.sendall(reply)
+            asked = self.request.recv(1000)
+            self.request.sendall(ready if asked.startswith(b"GET /readyz ") else collections)
 
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as running:
         threading.Thread(target=running.serve_forever, args=(0.02,), daemon=True).start()
         yield running.server_address[1]
         running.shutdown()
-
-
-@pytest.mark.parametrize(
-    "reply",
-    [
-        b"",
-        b"\r\n",
-        b"SSH-2.0-OpenSSH_9.2\r\n",
-        b"HTTP/1.1 20",
-        b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nopen to all",
-        b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n",
-        b"HTTP/1.1 404 200 401\r\n\r\n401 200",
-    ],
-)
-def test_a_server_that_answers_everything_alike_is_no_healthy_qdrant(
-    qdrant_check: list[str], reply: bytes
-) -> None:
-    *shell, script = qdrant_check
-    with server(reply) as port:
-        script = script.replace("/127.0.0.1/6333", f"/127.0.0.1/{port}")
-        assert subprocess.run([*shell, script], capture_output=True, timeout=10).returncode != 0
 
 
 @pytest.fixture(scope="module")
@@ -184,3 +163,33 @@ def qdrant_check(make_environment: stacks.MakeEnvironment) -> list[str]:
     assert kind == "CMD"
     assert "/127.0.0.1/6333" in command[-1]
     return [str(part) for part in command]
+
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n401 or so!"
+NO_KEY = b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n"
+LOADING = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 3\r\n\r\n200"
+
+
+@pytest.mark.parametrize(
+    ("ready", "collections", "healthy"),
+    [
+        (OK, NO_KEY, True),
+        (OK, OK, False),  # open to everybody
+        (LOADING, NO_KEY, False),
+        (OK, LOADING, False),
+        (NO_KEY, NO_KEY, False),
+        (b"", b"", False),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", NO_KEY, False),
+        (b"HTTP/1.1 20", NO_KEY, False),
+    ],
+)
+def test_qdrant_is_healthy_only_when_ready_and_closed_to_those_without_a_key(
+    qdrant_check: list[str], ready: bytes, collections: bytes, healthy: bool
+) -> None:
+    *shell, script = qdrant_check
+    with server(ready, collections) as port:
+        script = script.replace("/127.0.0.1/6333", f"/127.0.0.1/{port}")
+        done = subprocess.run([*shell, script], capture_output=True, timeout=10)
+    assert (done.returncode == 0) is healthy
+    down = subprocess.run([*shell, script], capture_output=True, timeout=10)
+    assert down.returncode != 0
