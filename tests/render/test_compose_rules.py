@@ -146,7 +146,9 @@ def server(ready: bytes, collections: bytes) -> Iterator[int]:
 
     class Handler(socketserver.BaseRequestHandler):
         def handle(self) -> None:
-            asked = self.request.recv(1000)
+            asked = b""
+            while not asked.endswith(b"\r\n\r\n"):  # bash writes it in pieces
+                asked += self.request.recv(1000)
             self.request.sendall(ready if asked.startswith(b"GET /readyz ") else collections)
 
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as running:
