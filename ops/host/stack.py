@@ -44,7 +44,8 @@ class Containers(FactBase[dict[str, Container]]):
         form = (
             '{{index .Config.Labels "com.docker.compose.service"}}|{{.Config.Image}}|{{.Image}}|'
             '{{index .Config.Labels "stackroom.config"}}|'
-            "{{if .State.Health}}{{.State.Health.Status}}{{else}}{{.State.Status}}{{end}}|"
+            "{{if .State.Paused}}paused{{else if .State.Health}}{{.State.Health.Status}}"
+            "{{else}}{{.State.Status}}{{end}}|"
             "{{.State.Running}}"
         )
         ids = f"docker ps -aq --filter label=com.docker.compose.project={PROJECT}"
@@ -157,8 +158,10 @@ def converge(wanted: Stack) -> Commands:
     else:
         yield f"rm -rf {STACK_DIR}.next"
     # a mounted file that was edited may have been read: its service starts anew
-    edited = sorted({s.name for s in wanted.services for f in changed if _mounted_by(f.path, s)})
-    yield " ".join([APPLY, str(START_SECONDS), *edited])
+    edited = {s.name for s in wanted.services for f in changed if _mounted_by(f.path, s)}
+    # Compose neither starts nor waits for what hangs
+    hung = {name for name, each in containers.items() if each.state in ("unhealthy", "paused")}
+    yield " ".join([APPLY, str(START_SECONDS), *sorted(edited | (hung - surplus))])
 
 
 def _mounted_by(path: str, service: Service) -> bool:
