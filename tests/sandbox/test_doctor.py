@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 import pytest
-from hands import EDGE, QDRANT, on_host, stackroom
+from hands import EDGE, QDRANT, healthy, on_host, stackroom, until
 
 from ops.settings import Environment
 
@@ -77,7 +77,7 @@ def test_a_hanging_edge(deployed: Environment, unchanged: None) -> None:
         took = time.monotonic() - started
     finally:
         on_host(f"docker unpause {EDGE}")
-        on_host(START_AGAIN)
+        until(lambda: healthy(EDGE), 30, "the edge")
 
     bad = {check["id"] for check in report["checks"] if check["status"] == "CRITICAL"}
     assert code == 2

@@ -120,6 +120,13 @@ CONTAINER_REMOVED = Damage(
     {SERVICES},
     "[ $(docker inspect -f '{{.State.Health.Status}}' stackroom-edge-1) = healthy ]",
 )
+CONTAINER_HANGS = Damage(
+    "the edge's container hangs",
+    "docker pause stackroom-edge-1",
+    {SERVICES},
+    "docker inspect -f '{{.State.Paused}} {{.State.Health.Status}}' stackroom-edge-1"
+    " | grep -qx 'false healthy'",
+)
 CONTAINER_STOPPED = Damage(
     "Qdrant's container stopped",
     "docker stop stackroom-qdrant-1",
@@ -144,7 +151,7 @@ TOGETHER = [
     [EDITED_DAEMON, EDITED_RULES, EDITED_CADDYFILE],
     [RULE_ADDED, EDITED_QDRANT, JUMP_REMOVED],
     [CONTAINER_REMOVED, RULE_DELETED, EDITED_GUARD],
-    [CONTAINER_STOPPED, CHAINS_FLUSHED],
+    [CONTAINER_STOPPED, CONTAINER_HANGS, CHAINS_FLUSHED],
     [DOCKER_STOPPED, UFW_DISABLED],
 ]
 

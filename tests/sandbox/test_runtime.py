@@ -122,7 +122,8 @@ def test_docker_runs_with_its_configuration(deployed: Environment) -> None:
     assert info["LiveRestoreEnabled"] is True
     assert info["LoggingDriver"] == "json-file"
     assert on_host("pgrep docker-proxy", check=False) == ""
-    on_host("docker run -d --name bare -p 5999:443 $(docker inspect -f {{.Image}} " + EDGE + ")")
+    image = inspect(EDGE)["Image"]
+    on_host(f"docker run -d --name bare -p 5999:443 {image} caddy file-server --listen :443")
     try:
         assert on_host("docker port bare") == "443/tcp -> 127.0.0.1:5999"
         assert inspect("bare")["HostConfig"]["LogConfig"]["Config"]["max-size"] == "10m"
