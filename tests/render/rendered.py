@@ -23,7 +23,7 @@ APIS = {
     "image": '[api]\nimage = "ghcr.io/example/api:1.4.0"\nport = 8000\n',
     "git": '[api]\ngit = { repository = "https://example.com/api", ref = "feature/x" }\n',
 }
-MACHINES = {"v4": "198.51.100.10", "v6": "2001:DB8::10", "name": "vm1.example.com"}
+MACHINES = {"v4": "198.51.100.10", "v6": "2001:DB8::10", "name": "VM1.example.com"}
 MEMORY_MIB, CPUS = 7800, 4
 
 

@@ -274,7 +274,11 @@ def names_of(apps: dict[str, Any]) -> set[str]:
     """The names that Caddy manages certificates for."""
     tls = apps["tls"]
     assert "on_demand" not in json.dumps(tls)  # a certificate for whatever a stranger asks for
-    return set(tls["certificates"]["automate"])
+    names = set(tls["certificates"]["automate"])
+    for server in apps["http"]["servers"].values():
+        for policy in server.get("tls_connection_policies", []):
+            assert policy["default_sni"] in names
+    return names
 
 
 def test_internal_certificates_name_the_machine_and_the_domain(
