@@ -27,7 +27,7 @@ from ops.settings import Environment
 
 pytestmark = pytest.mark.sandbox
 
-FIREWALL = "Access | firewall and SSH"
+FIREWALL_STANDS = re.compile(r"\s*changed +Access \| firewall and SSH")
 
 
 def secrets(environment: Environment) -> list[str]:
@@ -51,7 +51,7 @@ def test_nothing_was_open_to_a_stranger_while_it_was_deployed(first_deploy: Firs
     watch = first_deploy.seen_by_denied
     attempts = [*first_deploy.killed.values(), first_deploy.finished]
     shut_at = next(
-        at for attempt in attempts for at, line in attempt.lines if line.endswith(FIREWALL)
+        at for attempt in attempts for at, line in attempt.lines if FIREWALL_STANDS.fullmatch(line)
     )
 
     assert watch.attempts > 1000
