@@ -15,29 +15,14 @@ from pyinfra import host
 from pyinfra.api import FunctionCommand, OperationError, StringCommand, deploy, operation
 
 from ops.host.facts import FileTexts, Lines
+from ops.host.firewall import FirewallState, changes, difference, in_force
 from ops.host.operations import Commands, differing, show_diff, unit, upload
 from ops.render.files import RenderedFile
-from ops.render.firewall import (
-    CONTAINER_CHAIN,
-    FAMILIES,
-    JUMP,
-    Family,
-    container_block,
-    expected_chains,
-    is_guarded,
-    ufw_rules,
-    with_block,
-)
+from ops.render.firewall import Family, container_block, with_block
 from ops.render.host import GUARD, SSH_DROP_IN, ssh_files
 from ops.settings import Settings
 
-_TOOLS: dict[Family, str] = {"v4": "iptables", "v6": "ip6tables"}
 _RULES_FILES: dict[Family, str] = {"v4": "/etc/ufw/after.rules", "v6": "/etc/ufw/after6.rules"}
-_UFW_DEFAULTS = [
-    "ufw default deny incoming",
-    "ufw default allow outgoing",
-    "ufw default deny routed",
-]
 
 
 @deploy("Access")
@@ -53,22 +38,11 @@ def access(settings: Settings, *, force: bool = False) -> None:
 
 @operation()
 def shut_out_all_but_listed(settings: Settings, ssh_port: int, force: bool) -> Commands:
-    """Make the live and the stored rules, and sshd's drop-in, what the settings say."""
-    files = [*ssh_files(settings), *_rules_files(settings)]
-    changed = differing(files)
-    live = _live()
-    added, removed = _ufw_difference(settings, ssh_port, live)
-    same_chains = all(
-        live[f"{family} {chain}"] == rules
-        if chain != _host_chain(family)
-        else sorted(live[f"{family} {chain}"]) == sorted(rules)
-        for family, chains in expected_chains(settings, ssh_port).items()
-        for chain, rules in chains.items()
-    )
-    stands = same_chains and live["ufw"] == ["active"] and live["policy"] == ["DROP", "DROP"]
-    stands = stands and not live["ipv6"]
-    stands = stands and all(is_guarded(live[f"{family} FORWARD"]) for family in FAMILIES)
-    if stands and not (changed or added or removed or live["pending"]):
+    """Make the live and the stored rules, and who may log in, what the settings say."""
+    changed = differing([*ssh_files(settings), *_rules_files(settings)])
+    live = host.get_fact(FirewallState)
+    right = in_force(live, settings, ssh_port) and not any(difference(live, settings, ssh_port))
+    if right and not changed and not live.unconfirmed:
         host.noop("the firewall and sshd are as the inventory says")
         return
     if not force:
@@ -79,34 +53,10 @@ def shut_out_all_but_listed(settings: Settings, ssh_port: int, force: bool) -> C
         if file.path == SSH_DROP_IN:
             yield _validated_by_sshd(file)
         yield upload(file)
-    for family in FAMILIES:
-        yield StringCommand(
-            f"{_TOOLS[family]}-restore -n", _stdin=container_block(settings, family)
-        )
-        yield from _ask_docker_user_first(family)
-    if live["ufw"] != ["active"]:
-        # the defaults first: they name no address; then SSH for the listed, then the switch
-        yield from _UFW_DEFAULTS
-    for rule in added:
-        yield f"ufw {rule}"
-    for rule in removed:
-        yield f"ufw --force delete {rule}"
-    if live["ufw"] != ["active"] or live["ipv6"]:
-        yield "sed -i 's/^IPV6=.*/IPV6=yes/' /etc/default/ufw"
-        yield "ufw --force enable"
-    elif not stands:
-        yield from _reload_without_gap()
+    yield from changes(live, settings, ssh_port)
     if any(file.path == SSH_DROP_IN for file in changed):
         yield "systemctl try-restart ssh.service"
     yield FunctionCommand(_confirm_by_fresh_connection, [], {})
-
-
-def _host_chain(family: Family) -> str:
-    return "ufw-user-input" if family == "v4" else "ufw6-user-input"
-
-
-def _chains(family: Family) -> tuple[str, ...]:
-    return (_host_chain(family), "DOCKER-USER", CONTAINER_CHAIN, "FORWARD")
 
 
 def _rules_files(settings: Settings) -> list[RenderedFile]:
@@ -117,60 +67,6 @@ def _rules_files(settings: Settings) -> list[RenderedFile]:
             path, with_block(texts.get(path, ""), container_block(settings, family)), mode=0o640
         )
         for family, path in _RULES_FILES.items()
-    ]
-
-
-def _live() -> dict[str, list[str]]:
-    """The rules in force by `<family> <chain>`; and `ufw`, `policy`, `added`, `pending`, `ipv6`."""
-    script = ["command -v ufw >/dev/null || exit 0"]
-    for family, tool in _TOOLS.items():
-        for chain in _chains(family):
-            script.append(f"{tool} -S {chain} 2>/dev/null | sed -n 's/^-A /{family} {chain}=-A /p'")
-        script.append(f"{tool} -S INPUT | sed -n 's/^-P INPUT /policy=/p'")
-    script += [
-        "ufw status | sed -n 's/^Status: /ufw=/p'",
-        "ufw show added | sed -n 's/^ufw /added=/p'",
-        "[ ! -e /var/lib/stackroom/guard/pending ] || echo pending=yes",
-        # without it UFW wipes Docker's IPv6 chains
-        "grep -q '^IPV6=yes' /etc/default/ufw || echo ipv6=off",
-    ]
-    keys = [f"{family} {chain}" for family in FAMILIES for chain in _chains(family)]
-    live: dict[str, list[str]] = {
-        key: [] for key in [*keys, "ufw", "policy", "added", "pending", "ipv6"]
-    }
-    for line in host.get_fact(Lines, script="; ".join(script)):
-        key, _, value = line.partition("=")
-        live[key].append(value)
-    return live
-
-
-def _ufw_difference(
-    settings: Settings, ssh_port: int, live: dict[str, list[str]]
-) -> tuple[list[str], list[str]]:
-    """Rules to add, and rules to delete (as `ufw delete` wants them, without the comment)."""
-    wanted = ufw_rules(settings, ssh_port)
-    added = [rule for rule in wanted if rule not in live["added"]]
-    removed = [rule for rule in live["added"] if rule not in wanted]
-    return added, [rule.split(" comment ")[0] for rule in removed]
-
-
-def _ask_docker_user_first(family: Family) -> list[str]:
-    """Put the jump first, then take away what is left of it further below."""
-    tool = _TOOLS[family]
-    second = f"{tool} -S FORWARD | grep '^-A' | grep -nxe '{JUMP}' | sed -n '2s/:.*//p'"
-    return [
-        f"{tool} -I FORWARD -j DOCKER-USER",
-        f'n=$({second}); [ -z "$n" ] || {tool} -D FORWARD "$n"',
-    ]
-
-
-def _reload_without_gap() -> list[str]:
-    """Load UFW's stored rules into its live chains; `ufw reload` would open the host meanwhile."""
-    return [
-        "iptables-restore -n </etc/ufw/user.rules",
-        "ip6tables-restore -n </etc/ufw/user6.rules",
-        "iptables -P INPUT DROP",
-        "ip6tables -P INPUT DROP",
     ]
 
 
