@@ -5,16 +5,12 @@ Nothing that exists is overwritten but developers.toml, which follows the key.
 
 from __future__ import annotations
 
-import secrets
 import subprocess
-import tomllib
 from pathlib import Path
-
-import tomlkit
 
 from ops.errors import ServiceError
 from ops.sandbox.layout import CLIENTS, ENVIRONMENT, GATEWAY_IPV4, GATEWAY_IPV6, KEY
-from ops.settings import Secrets
+from ops.settings import ensure_secrets
 
 DEVELOPERS = """\
 # Made by `stackroom sandbox up`: this machine operates, the machine "allowed" develops.
@@ -58,7 +54,7 @@ def write_environment(public_key: str, folder: Path = ENVIRONMENT) -> None:
             dora_ipv6=dora_ipv6,
         ),
     )
-    _add_secrets(folder / "secrets.toml")
+    ensure_secrets(folder)
 
 
 def forget_host_keys(folder: Path = ENVIRONMENT) -> None:
@@ -70,22 +66,6 @@ def remove_environment(folder: Path = ENVIRONMENT) -> None:
     """Take away what write_environment and the first login made."""
     for name in ("developers.toml", "secrets.toml", "known_hosts"):
         (folder / name).unlink(missing_ok=True)
-
-
-def _add_secrets(path: Path) -> None:
-    if not path.exists():
-        path.touch(mode=0o600)
-    path.chmod(0o600)
-    text = path.read_text(encoding="utf-8")
-    kept = tomllib.loads(text).get("secrets", {})
-    wanted = [name for name, field in Secrets.model_fields.items() if field.is_required()]
-    missing = [name for name in wanted if name not in kept]
-    if missing:
-        document = tomlkit.parse(text)
-        table = document.setdefault("secrets", tomlkit.table())
-        for name in missing:
-            table[name] = secrets.token_urlsafe(32)
-        path.write_text(tomlkit.dumps(document), encoding="utf-8")
 
 
 def _write_if_changed(path: Path, content: str) -> None:

@@ -1,4 +1,4 @@
-"""The inventory as typed values. Reads one environment folder; never writes, never connects."""
+"""The inventory as typed values. Writes nothing but the secrets it lacks; never connects."""
 
 from ops.settings.environment import (
     Environment,
@@ -9,6 +9,7 @@ from ops.settings.environment import (
     machines,
 )
 from ops.settings.model import Collection, Edge, Person, Qdrant, Secrets, Settings
+from ops.settings.secrets import ensure_secrets
 
 __all__ = [
     "Collection",
@@ -21,6 +22,7 @@ __all__ = [
     "Settings",
     "check_host_address",
     "check_user",
+    "ensure_secrets",
     "load_environment",
     "machines",
 ]

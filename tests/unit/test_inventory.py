@@ -15,9 +15,9 @@ import pytest
 
 from ops import inventory
 from ops.errors import SettingsError
-from ops.inventory import create, ensure_secrets
+from ops.inventory import create
 from ops.render.files import ROOT
-from ops.settings import load_environment
+from ops.settings import ensure_secrets, load_environment
 
 GOOD: dict[str, Any] = {
     "name": "production",

@@ -14,9 +14,8 @@ import pytest
 from pydantic import BaseModel
 
 from ops.errors import SettingsError
-from ops.inventory import ensure_secrets
 from ops.render.files import ROOT
-from ops.settings import load_environment
+from ops.settings import ensure_secrets, load_environment
 from ops.settings.explain import model_in
 from ops.settings.model import Settings
 
