@@ -13,7 +13,7 @@ from ops.clients.ssh import Completed
 from ops.errors import ServiceError
 from ops.sandbox import engine
 from ops.sandbox.build import host_image
-from ops.sandbox.layout import CLIENTS, LABEL, NAME
+from ops.sandbox.layout import CLIENTS, NAME, OWNED
 
 
 class Client:
@@ -55,7 +55,7 @@ def client(name: str, ipv4: str = "", ipv6: str = "") -> Iterator[Client]:
     try:
         engine.docker(
             *("run", "--detach", "--init", "--name", container, "--hostname", name),
-            *("--label", LABEL, "--network", NAME, "--ip", ipv4, "--ip6", ipv6),
+            *("--label", OWNED, "--network", NAME, "--ip", ipv4, "--ip6", ipv6),
             *(image, "sleep", "infinity"),
         )
         yield Client(container, ipv4, ipv6)

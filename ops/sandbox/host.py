@@ -24,10 +24,10 @@ from ops.sandbox.layout import (
     HOST_IPV4,
     HOST_IPV6,
     KEY,
-    LABEL,
     NAME,
     NETWORK_IPV4,
     NETWORK_IPV6,
+    OWNED,
     STATE,
     VOLUMES,
 )
@@ -135,24 +135,24 @@ def down(*, purge: bool = False, say: Say = lambda _: None) -> None:
 
 
 def _ours() -> str:
-    return f"label={LABEL}"
+    return f"label={OWNED}"
 
 
 def _create(image: str, say: Say) -> None:
     say("starting a new sandbox")
     if engine.inspect("network", NAME) is None:
         engine.docker(
-            *("network", "create", "--label", LABEL, "--ipv6"),
+            *("network", "create", "--label", OWNED, "--ipv6"),
             *("--subnet", NETWORK_IPV4, "--gateway", GATEWAY_IPV4),
             *("--subnet", NETWORK_IPV6, "--gateway", GATEWAY_IPV6, NAME),
         )
     mounts = []
     for volume, path in VOLUMES.items():
-        engine.docker("volume", "create", "--label", LABEL, volume)
+        engine.docker("volume", "create", "--label", OWNED, volume)
         mounts += ["--volume", f"{volume}:{path}"]
     inventory.forget_host_keys()
     command = [
-        *("run", "--detach", "--name", NAME, "--hostname", "sandbox", "--label", LABEL),
+        *("run", "--detach", "--name", NAME, "--hostname", "sandbox", "--label", OWNED),
         *("--network", NAME, "--ip", HOST_IPV4, "--ip6", HOST_IPV6),
         # systemd ignores SIGTERM; this one shuts it down in order
         *("--stop-signal", "SIGRTMIN+3"),

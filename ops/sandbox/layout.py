@@ -13,7 +13,8 @@ ENVIRONMENT = ROOT / "inventory" / "sandbox"
 IMAGE_FOLDERS = ROOT / "ops" / "sandbox" / "images"
 
 NAME = "stackroom-sandbox"
-LABEL = "stackroom.sandbox=true"
+LABEL = "stackroom.sandbox=true"  # of images; a container that a person makes from one has it too
+OWNED = "stackroom.sandbox=machine"  # of the containers, volumes and networks that `down` removes
 IMAGES = "stackroom-sandbox"  # every image of ours is <IMAGES>/<name>:<hash of its inputs>
 
 NETWORK_IPV4 = "198.51.100.0/24"
