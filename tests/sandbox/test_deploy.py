@@ -120,16 +120,14 @@ def test_a_plan_shows_the_lines_that_change_and_no_secret(deployed: Environment)
 
 
 def test_a_machine_that_does_not_answer(deployed: Environment) -> None:
-    def elsewhere(text: str) -> str:
-        return text.replace(HOST, "198.51.100.99")
-
     with changed_environment() as name:
         hosts = INVENTORY / name / "hosts.py"
-        hosts.write_text(elsewhere(hosts.read_text(encoding="utf-8")), encoding="utf-8")
-        for verb in ("plan", "history"):
-            done = stackroom(verb, environment=name)
-            assert done.returncode == 4, done.stderr
-            assert "198.51.100.99" in done.stderr
+        text = hosts.read_text(encoding="utf-8")
+        hosts.write_text(text.replace(HOST, "198.51.100.99"), encoding="utf-8")
+        done = stackroom("plan", environment=name)
+
+    assert done.returncode == 4, done.stderr
+    assert "198.51.100.99" in done.stderr
 
 
 def test_a_mistake_in_the_settings_touches_nothing(deployed: Environment) -> None:
