@@ -40,7 +40,7 @@ def create(
     `source` is the address (or CIDR range) the operator comes from. Raises SettingsError for a bad
     name, address, account, operator or key, before anything is written.
     """
-    if not _ENVIRONMENT_NAME.fullmatch(name) or name == "example":
+    if not _ENVIRONMENT_NAME.fullmatch(name) or name in ("example", "sandbox"):
         raise SettingsError(
             f"{name!r} cannot name an environment", "use a-z, 0-9 and -, for example: production"
         )

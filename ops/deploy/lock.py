@@ -34,7 +34,7 @@ def hold_lock(remote: Remote, doing: str) -> Iterator[None]:
     )
     # `cat` waits on our end of the pipe: whatever ends this process ends the lock
     script = (
-        f"mkdir -p {FOLDER} && cd {FOLDER} && exec 9>>deploy.lock && if flock -n 9; then"
+        f"mkdir -p {FOLDER} && cd {FOLDER} && exec 9>>deploy.lock && if flock -w 2 9; then"
         f" printf %s {shlex.quote(holder)} >deploy.holder; echo locked; cat >/dev/null;"
         " rm -f deploy.holder; else echo held; cat deploy.holder 2>/dev/null; fi"
     )

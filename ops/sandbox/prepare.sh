@@ -10,8 +10,9 @@ python3 -c 'import ensurepip, venv' 2>/dev/null || missing="$missing python3-ven
 command -v debootstrap >/dev/null || missing="$missing debootstrap"
 command -v ssh >/dev/null || missing="$missing openssh-client"
 command -v ip >/dev/null || missing="$missing iproute2"
+command -v iptables >/dev/null || [ -x /usr/sbin/iptables ] || missing="$missing iptables"
 if ! docker version >/dev/null 2>&1 && ! command -v dockerd >/dev/null; then
-    missing="$missing docker.io iptables"
+    missing="$missing docker.io"
     # Debian 13 and later ship the client apart from the engine
     if apt-cache show docker-cli >/dev/null 2>&1; then missing="$missing docker-cli"; fi
 fi

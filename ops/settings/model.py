@@ -40,11 +40,18 @@ def _network(text: str) -> Network:
     raise ValueError(f"{text!r} has host bits set: write {wider} for all of it, or {host} for one")
 
 
+# the largest ranges that one holder has had assigned
+_WIDEST = {4: 8, 6: 16}
+
+
 def _listed_network(text: str) -> str:
     """A range in canonical form: `198.51.100.7/32`, `2001:db8::/64`."""
     network = _network(text)
-    if network.prefixlen == 0:
-        raise ValueError("lists the whole internet; list the addresses people work from")
+    if network.prefixlen < _WIDEST[network.version]:
+        raise ValueError(
+            f"{text!r} lists too much of the internet (/{_WIDEST[network.version]} at most);"
+            " list the addresses people work from"
+        )
     if "%" in text or network.is_multicast:
         raise ValueError(f"{text!r} is no address that somebody can come from")
     if isinstance(network, ipaddress.IPv6Network) and network.network_address.packed < _FIRST_IPV6:

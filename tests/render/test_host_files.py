@@ -93,60 +93,7 @@ def test_no_secret_is_in_a_file_of_the_host(
     assert not [name for name, value in canaries.items() if any(value in text for text in texts)]
 
 
-# sshd
-
-
-def sshd(folder: Path, drop_in: RenderedFile, *options: str) -> subprocess.CompletedProcess[str]:
-    """sshd with the drop-in as its whole configuration, and a /run of its own."""
-    program = tool("sshd", "openssh-server")
-    key = folder / "host_key"
-    if not key.exists():
-        made = run(tool("ssh-keygen", "openssh-client"), "-q", "-t", "ed25519", "-N", "", "-f", key)
-        assert made.returncode == 0, made.stderr
-    rights = [] if os.geteuid() == 0 else ["--map-root-user"]
-    script = 'mount -t tmpfs none /run && mkdir -m 755 /run/sshd && exec "$@"'
-    return run(
-        *(tool("unshare", "util-linux"), *rights, "--mount", "sh", "-c", script, "sh"),
-        *(program, *options, "-h", key, "-f", written(drop_in, folder)),
-    )
-
-
-def test_sshd_takes_the_drop_in(files: dict[str, RenderedFile], tmp_path: Path) -> None:
-    drop_in = the(files, "sshd_config.d/10-stackroom.conf")
-    done = sshd(tmp_path, drop_in, "-t")
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    broken = RenderedFile(drop_in.path, drop_in.content + "NoSuchOption yes\n")
-    assert sshd(tmp_path, broken, "-t").returncode != 0
-
-
-@pytest.mark.parametrize(("root_login", "root"), [("keys", "without-password"), ("no", "no")])
-def test_sshd_lets_keys_in_and_nothing_else(
-    write_environment: WriteEnvironment, tmp_path: Path, root_login: str, root: str
-) -> None:
-    hosts = (
-        "from ops.settings import machines\n"
-        'hosts = machines(__file__, address="198.51.100.10", user="stackroom")\n'
-    )
-    folder = write_environment(settings=f'[ssh]\nroot_login = "{root_login}"\n', hosts=hosts)
-    drop_in, _ = ssh_files(load_environment(folder).settings)
-    done = sshd(tmp_path, drop_in, "-T")
-    assert done.returncode == 0, done.stderr
-    effective = dict(line.partition(" ")[::2] for line in done.stdout.splitlines())
-    assert effective["permitrootlogin"] == root
-    assert {
-        "passwordauthentication": "no",
-        "kbdinteractiveauthentication": "no",
-        "authenticationmethods": "publickey",
-        "pubkeyauthentication": "yes",
-        "permitemptypasswords": "no",
-        "permituserenvironment": "no",
-        "x11forwarding": "no",
-        "allowagentforwarding": "no",
-        "allowtcpforwarding": "local",
-        "permittunnel": "no",
-        "gatewayports": "no",
-        "maxauthtries": "4",
-    }.items() <= effective.items()
+# accounts, packages, journal; sshd and sudo read theirs on the throw-away host
 
 
 def test_the_operators_keys_are_the_accounts_keys(
@@ -168,23 +115,6 @@ def test_the_operators_keys_are_the_accounts_keys(
         ["anna@laptop", "(ED25519)"],
         ["carl", "(ED25519)"],
     ]
-
-
-# accounts, packages, journal
-
-
-def test_sudoers(write_environment: WriteEnvironment, tmp_path: Path) -> None:
-    visudo = tool("visudo", "sudo")
-    folder = write_environment('[host]\noperator_account = "keeper"\n')
-    files = {file.path: file for file in base_files(load_environment(folder).settings)}
-    sudoers = the(files, "sudoers.d/stackroom")
-    assert sudoers.mode == 0o440
-    done = run(visudo, "-c", "-f", written(sudoers, tmp_path))
-    assert done.returncode == 0, done.stderr
-    rules = [line for line in sudoers.content.splitlines() if not line.startswith("#")]
-    assert rules == ["keeper ALL=(ALL:ALL) NOPASSWD: ALL"]
-    broken = RenderedFile("/sudoers-broken", sudoers.content + "keeper ALL=(\n", mode=0o440)
-    assert run(visudo, "-c", "-f", written(broken, tmp_path)).returncode != 0
 
 
 def test_apt_reads_when_to_upgrade(write_environment: WriteEnvironment, tmp_path: Path) -> None:

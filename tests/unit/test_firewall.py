@@ -54,13 +54,16 @@ FEW = settings(
 
 def is_listable(network: ipaddress.IPv4Network | ipaddress.IPv6Network) -> bool:
     as_ipv4 = network.version == 6 and int(network.network_address) < 2**48
-    return network.prefixlen > 0 and not network.is_multicast and not as_ipv4
+    wide = network.prefixlen < (8 if network.version == 4 else 16)
+    return not (wide or network.is_multicast or as_ipv4)
 
 
 def ranges(version: int) -> st.SearchStrategy[str]:
     bits = 32 if version == 4 else 128
     return (
-        st.tuples(st.ip_addresses(v=version), st.integers(1, bits) | st.just(bits))
+        st.tuples(
+            st.ip_addresses(v=version), st.integers(8 if version == 4 else 16, bits) | st.just(bits)
+        )
         .map(lambda pair: ipaddress.ip_network(pair, strict=False))
         .filter(is_listable)
         .map(str)

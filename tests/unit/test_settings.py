@@ -147,8 +147,14 @@ ADDRESS_MISTAKES = [
      "or 198.51.100.7 for one"),
     ("2001:db8::7/64", "'2001:db8::7/64' has host bits set: write 2001:db8::/64 for all of it, or "
      "2001:db8::7 for one"),
-    ("0.0.0.0/0", "lists the whole internet; list the addresses people work from"),
-    ("::/0", "lists the whole internet; list the addresses people work from"),
+    ("0.0.0.0/0", "'0.0.0.0/0' lists too much of the internet (/8 at most); "
+     "list the addresses people work from"),
+    ("128.0.0.0/1", "'128.0.0.0/1' lists too much of the internet (/8 at most); "
+     "list the addresses people work from"),
+    ("::/0", "'::/0' lists too much of the internet (/16 at most); "
+     "list the addresses people work from"),
+    ("2000::/3", "'2000::/3' lists too much of the internet (/16 at most); "
+     "list the addresses people work from"),
     ("ff02::1", "'ff02::1' is no address that somebody can come from"),
     ("fe80::1%eth0", "'fe80::1%eth0' is no address that somebody can come from"),
     ("::ffff:198.51.100.7", "'::ffff:198.51.100.7' stands for an IPv4 address; write that"),
