@@ -14,7 +14,7 @@ demo: setup ## a bare machine becomes a closed, running server, proven on the sc
 
 test: setup lint ## every test
 	@$(BIN)/stackroom sandbox engine
-	$(BIN)/pytest
+	$(BIN)/pytest tests/unit tests/render tests/contract tests/sandbox
 
 test-fast: setup ## unit, render and contract tests, under a minute
 	$(BIN)/pytest -q tests/unit tests/render tests/contract
