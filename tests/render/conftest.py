@@ -1,75 +1,86 @@
-"""Environments to render: every edge mode, with and without an api, on every kind of address."""
+"""Environments to render: any settings, every edge mode, with and without an api."""
 
 from __future__ import annotations
 
+import itertools
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from rendered import APIS, CPUS, MACHINES, MEMORY_MIB, MODES, Rendered, RenderSettings
+import stacks
+import tomlkit
 
-from ops.render.stack import render_stack
-from ops.settings import load_environment
+from ops.settings import Environment, load_environment
 
 
-@pytest.fixture
-def render(write_environment: Callable[..., Path]) -> RenderSettings:
-    """`render(settings, machine, ...)`: the stack of settings.toml's text on that machine."""
+@pytest.fixture(scope="session")
+def make_environment(
+    tmp_path_factory: pytest.TempPathFactory, canaries: dict[str, str], public_key: str
+) -> stacks.MakeEnvironment:
+    """`make_environment(address=..., secrets=..., **settings)` -> a loaded Environment.
 
-    def rendered(
-        settings: str = "",
-        machine: str = MACHINES["v4"],
-        memory_mib: int = MEMORY_MIB,
-        **files: str,
-    ) -> Rendered:
-        hosts = (
-            "from ops.settings import machines\n\n"
-            f"hosts = machines(__file__, address={machine!r})\n"
-        )
-        environment = load_environment(write_environment(settings, hosts=hosts, **files))
-        return Rendered(environment, render_stack(environment, memory_mib, CPUS))
+    `secrets` replace the canaries of the same name; None leaves one out.
+    """
+    people = {"anna": {"addresses": ["198.51.100.20"], "keys": [public_key]}}
+
+    def make(
+        address: str = stacks.ADDRESSES[0],
+        secrets: dict[str, str | None] | None = None,
+        **settings: Any,
+    ) -> Environment:
+        folder = tmp_path_factory.mktemp("environment")
+        kept = {k: v for k, v in (canaries | (secrets or {})).items() if v is not None}
+        for name, document in {
+            "settings": settings,
+            "developers": {"operators": people},
+            "secrets": {"secrets": kept},
+        }.items():
+            (folder / f"{name}.toml").write_text(tomlkit.dumps(document), encoding="utf-8")
+        (folder / "secrets.toml").chmod(0o600)
+        hosts = f"hosts = machines(__file__, address={address!r})\n"
+        (folder / "hosts.py").write_text(f"from ops.settings import machines\n\n{hosts}")
+        return load_environment(folder)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def render(make_environment: stacks.MakeEnvironment) -> stacks.Render:
+    """`render(memory_mib=..., **what make_environment takes)` -> its stack."""
+
+    def rendered(memory_mib: int = stacks.MEMORY_MIB, **given: Any) -> stacks.Rendered:
+        return stacks.rendered(make_environment(**given), memory_mib)
 
     return rendered
 
 
-@pytest.fixture(params=MACHINES)
-def machine(request: pytest.FixtureRequest) -> str:
-    return MACHINES[request.param]
-
-
-@pytest.fixture(params=[(mode, api) for mode in MODES for api in APIS], ids=lambda p: "-".join(p))
-def each_kind(
-    request: pytest.FixtureRequest,
-    render: RenderSettings,
-    kinds: dict[tuple[str, str], Rendered],
-) -> Rendered:
+@pytest.fixture(scope="session", params=itertools.product(stacks.MODES, stacks.APIS), ids="-".join)
+def kind(request: pytest.FixtureRequest) -> tuple[str, str]:
     """Every edge mode with every kind of api."""
     mode, api = request.param
-    if request.param not in kinds:
-        done = render(MODES[mode] + APIS[api])
-        kinds[request.param] = Rendered(done.environment, done.stack, mode, api)
-    return kinds[request.param]
+    return mode, api
 
 
 @pytest.fixture(scope="session")
-def kinds() -> dict[tuple[str, str], Rendered]:
-    """What `each_kind` has rendered: it is frozen, so once is enough."""
-    return {}
+def each_kind(kind: tuple[str, str], render: stacks.Render) -> stacks.Rendered:
+    """The stack of every kind."""
+    return render(**stacks.case(*kind))
 
 
 @pytest.fixture(scope="session")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A self-signed certificate for kb.example.com, and its key."""
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a certificate for kb.example.com and its key, named as in the container."""
     folder = tmp_path_factory.mktemp("certificate")
-    certificate, key = folder / "kb.pem", folder / "kb.key"
+    names = ("-keyout", "private_key.pem", "-out", "certificate.pem")
     subprocess.run(
         [
             *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"),
-            *("-nodes", "-days", "2", "-subj", "/CN=kb.example.com", "-addext"),
-            *("subjectAltName=DNS:kb.example.com", "-keyout", str(key), "-out", str(certificate)),
+            *("-nodes", "-days", "2", "-subj", "/CN=kb.example.com"),
+            *("-addext", "subjectAltName=DNS:kb.example.com", *names),
         ],
+        cwd=folder,
         check=True,
         capture_output=True,
     )
-    return certificate, key
+    return folder

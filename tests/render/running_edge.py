@@ -14,7 +14,6 @@ import os
 import socket
 import ssl
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -23,8 +22,9 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import stacks
 
-NAME = "198.51.100.10"  # what the certificate is for
+UPSERT = "/qdrant.Points/Upsert"
 BOTH = ("127.0.0.1", "::1")
 
 
@@ -124,10 +124,12 @@ class Answer:
 
 @dataclass
 class Edge:
-    """A running Caddy; `folder` holds its data and its log."""
+    """A running Caddy; `folder` holds its log, `name` is what clients verify by default."""
 
     pid: int
     folder: Path
+    trusted: Path
+    name: str
     port: int
     api_port: int
     health_port: int
@@ -135,19 +137,17 @@ class Edge:
     qdrant_grpc: Upstream
     api: Upstream
 
-    @property
-    def ca(self) -> Path:
-        return self.folder / "caddy/pki/authorities/local/root.crt"
-
     def log(self) -> str:
         return (self.folder / "log").read_text()
 
-    def connect(self, to: str = BOTH[0], port: int = 0, alpn: str = "http/1.1") -> ssl.SSLSocket:
-        """A verified connection. The name is an address: so TLS sends no server name."""
-        context = ssl.create_default_context(cafile=str(self.ca))
+    def connect(
+        self, to: str = BOTH[0], port: int = 0, name: str = "", alpn: str = "http/1.1"
+    ) -> ssl.SSLSocket:
+        """A connection verified for `name`. TLS sends no server name where that is an address."""
+        context = ssl.create_default_context(cafile=str(self.trusted))
         context.set_alpn_protocols([alpn])
         plain = socket.create_connection((to, port or self.port), timeout=10)
-        return context.wrap_socket(plain, server_hostname=NAME)
+        return context.wrap_socket(plain, server_hostname=name or self.name)
 
     def ask(
         self,
@@ -158,24 +158,25 @@ class Edge:
         headers: dict[str, str] | None = None,
         to: str = BOTH[0],
         port: int = 0,
+        name: str = "",
     ) -> Answer:
         connection = http.client.HTTPConnection(to, port or self.port)
-        with self.connect(to, port) as connection.sock:
+        with self.connect(to, port, name) as connection.sock:
             connection.request(method, path, body, headers or {})
             response = connection.getresponse()
             return Answer(response.status, dict(response.getheaders()), response.read())
 
+    def channel(self, to: str = "ipv4:127.0.0.1") -> grpc.Channel:
+        options: list[tuple[str, Any]] = [("grpc.ssl_target_name_override", self.name)]
+        options += [("grpc.max_send_message_length", -1)]
+        trusted = grpc.ssl_channel_credentials(self.trusted.read_bytes())
+        return grpc.secure_channel(f"{to}:{self.port}", trusted, options)
+
     def call(self, size: int, to: str = "ipv4:127.0.0.1", **metadata: str) -> bytes:
         """A gRPC call with a message of `size` bytes. Raises grpc.RpcError."""
-        options = [("grpc.ssl_target_name_override", NAME), ("grpc.max_send_message_length", -1)]
-        trusted = grpc.ssl_channel_credentials(self.ca.read_bytes())
-        with grpc.secure_channel(f"{to}:{self.port}", trusted, options) as channel:
-            call = channel.unary_unary("/qdrant.Points/Upsert")
-            answer: bytes = call(
-                b"x" * size,
-                timeout=10,
-                metadata=[(key.replace("_", "-"), value) for key, value in metadata.items()],
-            )
+        sent = [(key.replace("_", "-"), value) for key, value in metadata.items()]
+        with self.channel(to) as channel:
+            answer: bytes = channel.unary_unary(UPSERT)(b"x" * size, timeout=10, metadata=sent)
             return answer
 
 
@@ -197,23 +198,56 @@ def moved_to_loopback(text: str, places: dict[str, str]) -> str:
 
 
 @contextlib.contextmanager
-def running(text: str, folder: Path, ports: list[int]) -> Iterator[subprocess.Popen[bytes]]:
-    """Caddy with this Caddyfile, until every port answers and the CA is written."""
+def running(
+    render: stacks.Render, folder: Path, address: str, own: Path | None = None, **edge: Any
+) -> Iterator[Edge]:
+    """The edge of a machine in front of an api, with `edge` settings and a limit of 1 MB.
+
+    `own` is the folder of the team's certificate; without it, Caddy makes a CA of its own.
+    """
+    port, api_port, health_port = ports = free_ports(3)
+    settings = edge | {"port": port, "api_port": api_port, "max_body": "1MB"}
+    api_settings = {"image": "ghcr.io/example/api:1.4.0", "port": 8000}
+    rendered = render(address=address, edge=settings, api=api_settings)
+    trusted = folder / "caddy/pki/authorities/local/root.crt"
+    with http_upstream() as qdrant, http_upstream() as api, grpc_upstream() as qdrant_grpc:
+        places = {
+            "qdrant:6333": f"127.0.0.1:{qdrant.port}",
+            "qdrant:6334": f"127.0.0.1:{qdrant_grpc.port}",
+            "api:8000": f"127.0.0.1:{api.port}",
+            "127.0.0.1:2020": f"127.0.0.1:{health_port}",
+        }
+        made = 2 if edge.get("domain") else 1  # certificates
+        if own:
+            trusted, made = own / "certificate.pem", 0
+            places["/etc/caddy/"] = f"{own}/"
+        text = moved_to_loopback(rendered.text("edge/Caddyfile"), places)
+        with _caddy(text, folder, ports, made) as pid:
+            name = edge.get("domain") or address.lower()
+            yield Edge(
+                pid, folder, trusted, name, port, api_port, health_port, qdrant, qdrant_grpc, api
+            )
+
+
+@contextlib.contextmanager
+def _caddy(text: str, folder: Path, ports: list[int], made: int) -> Iterator[int]:
+    """Caddy with this Caddyfile, once every port answers and it has `made` certificates."""
     path = folder / "Caddyfile"
     path.write_text(text, encoding="utf-8")
     environment = os.environ | {"XDG_DATA_HOME": str(folder), "XDG_CONFIG_HOME": str(folder)}
-    command = [str(Path(sys.executable).with_name("caddy")), "run", "--config", str(path)]
+    command = [stacks.tool("caddy"), "run", "--config", str(path), "--adapter", "caddyfile"]
     with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [*command, "--adapter", "caddyfile"], env=environment, stdout=log, stderr=log
-        )
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
     try:
         deadline = time.monotonic() + 20
-        while not (all(map(_listens, ports)) and list(folder.glob("caddy/certificates/*/*/*.crt"))):
+        while not (
+            all(map(_listens, ports))
+            and len(list(folder.glob("caddy/certificates/*/*/*.crt"))) >= made
+        ):
             assert process.poll() is None, (folder / "log").read_text()
             assert time.monotonic() < deadline, (folder / "log").read_text()
             time.sleep(0.05)
-        yield process
+        yield process.pid
     finally:
         process.kill()
         process.wait()

@@ -7,8 +7,11 @@ needed and nothing of the code under test is trusted.
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable
-from pathlib import PurePosixPath
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -20,7 +23,7 @@ from ops.settings import Environment
 MEMORY_MIB, CPUS = 8192, 4
 MODES = ("tunnel", "internal", "acme", "external")
 APIS = ("none", "image", "git")
-ADDRESSES = ("198.51.100.10", "2001:db8::10", "vm.example.net")
+ADDRESSES = ("198.51.100.10", "2001:DB8::10", "VM1.example.com")
 TRIAL = ("trial.yaml", "trial-edge.yaml")
 
 _EDGE: dict[str, dict[str, Any]] = {
@@ -38,7 +41,7 @@ _API: dict[str, dict[str, Any]] = {
     "image": {"api": {"image": "ghcr.io/example/knowledge-api:1.4.0"}},
     "git": {"api": {"git": {"repository": "https://example.com/api", "ref": "release/1.4"}}},
 }
-MakeEnvironment = Callable[..., Environment]
+_VARIABLE = re.compile(r"\$\{([A-Z0-9_]+):\?\}|\$\$")
 
 
 def case(mode: str, api: str) -> dict[str, Any]:
@@ -46,13 +49,90 @@ def case(mode: str, api: str) -> dict[str, Any]:
     return {"edge": {"mode": mode, **_EDGE[mode]}, **_API[api]}
 
 
-def rendered(environment: Environment) -> Stack:
-    return render_stack(environment, MEMORY_MIB, CPUS)
+def tool(name: str) -> str:
+    """A program of the virtual environment the tests run in."""
+    return str(Path(sys.executable).with_name(name))
 
 
-def by_name(stack: Stack) -> dict[str, RenderedFile]:
-    """The files by their path below the stack's folder."""
-    return {str(PurePosixPath(file.path).relative_to(STACK_DIR)): file for file in stack.files}
+@dataclass(frozen=True)
+class Rendered:
+    """An environment and its stack, as the tests look at it."""
+
+    environment: Environment
+    stack: Stack
+
+    @cached_property
+    def files(self) -> dict[str, RenderedFile]:
+        """The files by their path below the stack's folder."""
+        found = {file.path.removeprefix(f"{STACK_DIR}/"): file for file in self.stack.files}
+        assert len(found) == len(self.stack.files), "two files of one path"
+        return found
+
+    def text(self, name: str) -> str:
+        return self.files[name].content
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """Service -> what its label must say."""
+        return {service.name: service.config_sha256 for service in self.stack.services}
+
+    @cached_property
+    def env(self) -> dict[str, str]:
+        """`.env`, read strictly."""
+        return dotenv(self.text(".env"))
+
+    @property
+    def compose_files(self) -> list[str]:
+        """The files that Compose merges, in that order."""
+        return self.env["COMPOSE_FILE"].split(":")
+
+    @cached_property
+    def project(self) -> dict[str, Any]:
+        """What `docker compose config` would make of the stack."""
+        return self._merged(self.compose_files)
+
+    @cached_property
+    def trial(self) -> dict[str, Any]:
+        """The merged project of the trial start, with the services that it starts."""
+        merged = self._merged(self.compose_files + [name for name in TRIAL if name in self.files])
+        merged["services"].pop("api", None)  # `stackroom-apply` names the others
+        return merged
+
+    @property
+    def services(self) -> dict[str, Any]:
+        """Service -> its part of the merged project."""
+        found: dict[str, Any] = self.project["services"]
+        return found
+
+    @property
+    def qdrant_config(self) -> dict[str, Any]:
+        found: dict[str, Any] = load(self.text("qdrant/local.yaml"))
+        return found
+
+    def _merged(self, names: list[str]) -> dict[str, Any]:
+        merged: dict[str, Any] = {}
+        for name in names:
+            merged = merge(merged, load(self.text(name)))
+        resolved = filled_in(merged, self.env)
+        assert isinstance(resolved, dict)
+        return resolved
+
+
+MakeEnvironment = Callable[..., Environment]
+Render = Callable[..., Rendered]
+
+
+def rendered(environment: Environment, memory_mib: int = MEMORY_MIB, cpus: int = CPUS) -> Rendered:
+    """The stack of an environment, on a machine of this size."""
+    return Rendered(environment, render_stack(environment, memory_mib, cpus))
+
+
+def mib(size: str) -> int:
+    """`512m`, `512M` or `2G` in MiB."""
+    return int(size[:-1]) * {"m": 1, "g": 1024}[size[-1].lower()]
+
+
+# -- Compose's reading -----------------------------------------------------------------------
 
 
 def dotenv(text: str) -> dict[str, str]:
@@ -116,15 +196,13 @@ def variables(value: Any) -> set[str]:
     if isinstance(value, Tagged):
         return variables(value.value)
     if isinstance(value, dict):
-        return set().union(*(variables(part) for part in value.values()))
+        return variables([*value, *value.values()])
     if isinstance(value, list):
         return set().union(*(variables(part) for part in value))
     if not isinstance(value, str):
         return set()
-    names = re.findall(r"\$\{([A-Z0-9_]+):\?\}", value)
-    rest = re.sub(r"\$\{[A-Z0-9_]+:\?\}|\$\$", "", value)
-    assert "$" not in rest, f"a variable that may be missing: {value!r}"
-    return set(names)
+    assert "$" not in _VARIABLE.sub("", value), f"a variable that may be missing: {value!r}"
+    return set(_VARIABLE.findall(value)) - {""}
 
 
 def filled_in(value: Any, values: dict[str, str]) -> Any:
@@ -135,20 +213,4 @@ def filled_in(value: Any, values: dict[str, str]) -> Any:
         return [filled_in(part, values) for part in value]
     if not isinstance(value, str):
         return value
-    found = re.compile(r"\$\{([A-Z0-9_]+):\?\}|\$\$")
-    return found.sub(lambda match: values[match[1]] if match[1] else "$", value)
-
-
-def project(stack: Stack, *, trial: bool = False) -> dict[str, Any]:
-    """What `docker compose config` would make of the stack, or of its trial."""
-    files = by_name(stack)
-    values = dotenv(files[".env"].content)
-    names = values["COMPOSE_FILE"].split(":")
-    if trial:
-        names += [name for name in TRIAL if name in files]
-    merged: dict[str, Any] = {}
-    for name in names:
-        merged = merge(merged, load(files[name].content))
-    resolved = filled_in(merged, values)
-    assert isinstance(resolved, dict)
-    return resolved
+    return _VARIABLE.sub(lambda match: values[match[1]] if match[1] else "$", value)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import re
 import socket
 import ssl
 from collections.abc import Iterator
@@ -12,46 +11,18 @@ from pathlib import Path
 import grpc
 import pytest
 import stacks
-from running_edge import (
-    BOTH,
-    NAME,
-    Edge,
-    free_ports,
-    grpc_upstream,
-    http_upstream,
-    moved_to_loopback,
-    running,
-)
+from running_edge import BOTH, UPSERT, Edge, running
 
-pytest_plugins = ("environments",)
-
+NAME = "198.51.100.10"  # what the certificate is for
 LIMIT = 1_000_000  # max_body = "1MB"
 GRPC_FRAME = 5  # bytes before a message
 ELSEWHERE = "192.0.2.9"  # an address that a client makes up
 
 
 @pytest.fixture(scope="module")
-def edge(
-    make_environment: stacks.MakeEnvironment, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Edge]:
-    port, api_port, health_port = free_ports(3)
-    environment = make_environment(
-        address=NAME,
-        edge={"port": port, "api_port": api_port, "max_body": "1MB"},
-        api={"image": "ghcr.io/example/api:1.4.0", "port": 8000},
-    )
-    text = stacks.by_name(stacks.rendered(environment))["edge/Caddyfile"].content
-    folder = tmp_path_factory.mktemp("edge")
-    with http_upstream() as qdrant, http_upstream() as api, grpc_upstream() as qdrant_grpc:
-        places = {
-            "qdrant:6333": f"127.0.0.1:{qdrant.port}",
-            "qdrant:6334": f"127.0.0.1:{qdrant_grpc.port}",
-            "api:8000": f"127.0.0.1:{api.port}",
-            "127.0.0.1:2020": f"127.0.0.1:{health_port}",
-        }
-        ports = [port, api_port, health_port]
-        with running(moved_to_loopback(text, places), folder, ports) as process:
-            yield Edge(process.pid, folder, port, api_port, health_port, qdrant, qdrant_grpc, api)
+def edge(render: stacks.Render, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edge]:
+    with running(render, tmp_path_factory.mktemp("edge"), NAME) as started:
+        yield started
 
 
 # -- TLS and names ---------------------------------------------------------------------------
@@ -83,6 +54,45 @@ def test_any_name_of_the_machine_is_served(edge: Edge, to: str, host: str) -> No
     assert edge.ask("/collections", to=to, headers={"Host": host}).body == b"ok"
 
 
+def test_the_other_address_of_a_machine_is_served_but_not_proven(edge: Edge) -> None:
+    assert edge.ask("/", to="::1", headers={"Host": "[::1]"}).status == 200
+    assert edge.qdrant.last().headers["Host"] == "[::1]"
+    with pytest.raises(ssl.SSLCertVerificationError, match="IP address mismatch"):
+        edge.connect(to="::1", name="::1")
+
+
+def test_a_machine_with_an_ipv6_address_proves_that_address(
+    render: stacks.Render, tmp_path: Path
+) -> None:
+    with running(render, tmp_path, "2001:DB8::10") as edge:
+        assert edge.name == "2001:db8::10"  # an address: TLS sends no server name
+        assert edge.ask("/", to="::1").status == 200
+        assert edge.ask("/", to="::1", port=edge.api_port).status == 401
+
+
+def test_a_domain_with_an_own_ca_and_the_address_are_both_proven(
+    render: stacks.Render, tmp_path: Path
+) -> None:
+    with running(render, tmp_path, NAME, mode="internal", domain="kb.example.com") as edge:
+        for name in ("kb.example.com", NAME):
+            for to in BOTH:
+                assert edge.ask("/", to=to, name=name).status == 200
+
+
+def test_own_certificate_files_are_served_and_browsers_told_to_stay(
+    render: stacks.Render, tmp_path: Path, certificate: Path
+) -> None:
+    chosen = stacks.case("external", "none")["edge"]
+    with running(render, tmp_path, NAME, certificate, **chosen) as edge:
+        answer = edge.ask("/", name="kb.example.com")
+        assert answer.status == 200
+        assert answer.headers["Strict-Transport-Security"] == "max-age=31536000"
+
+
+def test_no_browser_is_told_to_stay_with_an_address(edge: Edge) -> None:
+    assert "Strict-Transport-Security" not in edge.ask("/").headers
+
+
 def test_http_2_and_1_are_spoken_and_nothing_over_udp(edge: Edge) -> None:
     for protocol, chosen in (("h2", "h2"), ("http/1.1", "http/1.1")):
         with edge.connect(alpn=protocol) as connection:
@@ -105,15 +115,13 @@ def test_plain_http_is_not_passed_on(edge: Edge) -> None:
 
 
 def test_the_health_check_of_the_container_finds_its_page(
-    edge: Edge, make_environment: stacks.MakeEnvironment
+    edge: Edge, render: stacks.Render
 ) -> None:
-    project = stacks.project(stacks.rendered(make_environment(**stacks.case("internal", "none"))))
-    command = project["services"]["edge"]["healthcheck"]["test"]
+    command = render(**stacks.case("internal", "none")).services["edge"]["healthcheck"]["test"]
     assert command[:2] == ["CMD", "wget"]
-    found = re.fullmatch(r"http://127\.0\.0\.1:2020(/\S*)", command[-1])
-    assert found
+    assert command[-1] == "http://127.0.0.1:2020/health"
     with socket.create_connection((BOTH[0], edge.health_port), timeout=10) as plain:
-        plain.sendall(f"GET {found[1]} HTTP/1.1\r\nHost: 127.0.0.1:2020\r\n\r\n".encode())
+        plain.sendall(b"GET /health HTTP/1.1\r\nHost: 127.0.0.1:2020\r\n\r\n")
         assert b" 200 " in plain.recv(200).splitlines()[0]
 
 
@@ -162,6 +170,7 @@ def test_the_api_has_the_same_limit(edge: Edge, canaries: dict[str, str]) -> Non
         "/collections/x/snapshots/upload?priority=snapshot&wait=true",
         "/collections/a%20b/snapshots/upload",
         "/collections/x/shards/0/snapshots/upload",
+        "/collections/x/shards/0/snapshot/partial/recover",
     ],
 )
 def test_a_snapshot_of_any_size_passes_whole(edge: Edge, path: str) -> None:
@@ -190,6 +199,14 @@ def test_a_grpc_message_has_the_same_limit(edge: Edge) -> None:
     assert len(edge.qdrant_grpc.seen) == before
 
 
+def test_many_messages_on_one_connection_are_not_added_up(edge: Edge) -> None:
+    before = len(edge.qdrant_grpc.seen)
+    with edge.channel() as channel:
+        call = channel.unary_unary(UPSERT)
+        assert [call(b"x" * 600_000, timeout=10) for _ in range(5)] == [b"600000"] * 5
+    assert len(edge.qdrant_grpc.seen) == before + 5
+
+
 # -- who is let through, and what is told of them --------------------------------------------
 
 
@@ -214,10 +231,21 @@ def test_a_wrong_token_opens_nothing(edge: Edge, canaries: dict[str, str]) -> No
     wrong = ["Bearer", "Bearer ", f"Bearer {token}x", f"Bearer {token[:-1]}", f"Basic {token}"]
     wrong += [token, f"Bearer {token.upper()}", f"Bearer {canaries['qdrant_api_key']}", "Bearer *"]
     before = len(edge.api.seen)
-    for value in wrong:
-        headers = {"Authorization": value}
-        assert edge.ask("/", headers=headers, port=edge.api_port).status == 401, value
+    for header, value in [
+        *(("Authorization", value) for value in wrong),
+        *(("api-key", value) for value in ("*", f"Bearer {token}", token[:-1])),
+    ]:
+        assert edge.ask("/", headers={header: value}, port=edge.api_port).status == 401, value
     assert len(edge.api.seen) == before
+
+
+def test_the_token_opens_in_the_header_of_qdrants_clients_too(
+    edge: Edge, canaries: dict[str, str]
+) -> None:
+    before = len(edge.api.seen)
+    headers = {"api-key": canaries["api_token"]}
+    assert edge.ask("/", headers=headers, port=edge.api_port).status == 200
+    assert len(edge.api.seen) == before + 1
 
 
 def test_a_token_in_the_query_opens_nothing(edge: Edge, canaries: dict[str, str]) -> None:

@@ -1,327 +1,234 @@
-"""Promises of the rendered stack: files that parse, secrets that stay put, hashes that tell."""
+"""Every file of a stack is what it claims to be, keeps its secrets, and changes only with cause."""
 
 from __future__ import annotations
 
-import json
+import io
+import itertools
 import re
-import subprocess
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-from merged import variables
-from rendered import APIS, MODES, Rendered, RenderSettings, tool
+import stacks
+from dotenv import dotenv_values
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from stacks import MakeEnvironment, Render, Rendered, mib
 
+import ops.render.stack as stack_module
 from ops.errors import SettingsError
-from ops.render.memory import body_limit_mb
-from ops.render.stack import STACK_DIR, GitBuild, render_stack
+from ops.render import memory
+from ops.render.files import read_compose
+from ops.render.stack import GitBuild
+from ops.settings import Environment
 
-SECRETS = '[secrets]\nqdrant_api_key = "{}"\napi_token = "{}"\n'
 PLAIN = "a" * 40
+BASE = stacks.case("internal", "image")
+TUNNEL = stacks.case("tunnel", "none")
 
 
-def local_yaml(rendered: Rendered) -> dict[str, Any]:
-    found: dict[str, Any] = yaml.safe_load(rendered.file("qdrant/local.yaml").content)
-    return found
+# -- every file is what it claims to be ------------------------------------------------------
 
 
-def validated(rendered: Rendered, folder: Path, certificate: tuple[Path, Path]) -> str:
-    """What the real Caddy says of the Caddyfile, with certificate files that exist here."""
-    text = rendered.file("edge/Caddyfile").content
-    for inside, here in zip(("certificate", "private_key"), certificate, strict=True):
-        text = text.replace(f"/etc/caddy/{inside}.pem", str(here))
-    path = folder / "Caddyfile"
-    path.write_text(text, encoding="utf-8")
-    home = {"HOME": str(folder), "XDG_DATA_HOME": str(folder), "XDG_CONFIG_HOME": str(folder)}
-    done = subprocess.run(
-        [tool("caddy"), "validate", "--config", str(path), "--adapter", "caddyfile"],
-        env=home,
-        capture_output=True,
-        text=True,
-    )
-    return f"{done.returncode} {done.stdout}{done.stderr}"
-
-
-def adapted(rendered: Rendered, folder: Path) -> dict[str, Any]:
-    """The Caddyfile as Caddy's own JSON."""
-    path = folder / "Caddyfile"
-    path.write_text(rendered.file("edge/Caddyfile").content, encoding="utf-8")
-    done = subprocess.run(
-        [tool("caddy"), "adapt", "--config", str(path)], capture_output=True, text=True, check=True
-    )
-    found: dict[str, Any] = json.loads(done.stdout)["apps"]
-    return found
-
-
-# every file is what it claims to be
-
-
-def test_each_kind_has_its_files_and_no_others(each_kind: Rendered) -> None:
+def test_each_kind_has_its_files_and_no_others(each_kind: Rendered, kind: tuple[str, str]) -> None:
+    mode, api = kind
     expected = {"compose.yaml", "trial.yaml", ".env", "qdrant/local.yaml"}
-    if each_kind.mode != "tunnel":
+    if mode != "tunnel":
         expected |= {"edge.yaml", "trial-edge.yaml", "edge/Caddyfile"}
-    if each_kind.mode in ("acme", "external"):
-        expected.add(f"{each_kind.mode}.yaml")
-    if each_kind.api != "no api":
+    if mode in ("acme", "external"):
+        expected.add(f"{mode}.yaml")
+    if api != "none":
         expected |= {"api.yaml", "api/api.env"}
-        expected |= set() if each_kind.mode == "tunnel" else {"edge-api.yaml"}
-    assert {file.path for file in each_kind.stack.files} == {f"{STACK_DIR}/{e}" for e in expected}
+        expected |= set() if mode == "tunnel" else {"edge-api.yaml"}
+    assert set(each_kind.files) == expected
 
 
 def test_modes_and_owners(each_kind: Rendered) -> None:
-    found = {
-        file.path.removeprefix(f"{STACK_DIR}/"): (file.mode, file.uid, file.secret)
-        for file in each_kind.stack.files
-    }
     expected = {
         ".env": (0o600, 0, False),
         "qdrant/local.yaml": (0o400, 1000, True),
         "edge/Caddyfile": (0o400, 0, True),
         "api/api.env": (0o600, 0, True),
     }
-    for name, facts in found.items():
-        assert facts == expected.get(name, (0o644, 0, False)), name
+    for name, file in each_kind.files.items():
+        assert (file.mode, file.uid, file.secret) == expected.get(name, (0o644, 0, False)), name
 
 
-@pytest.mark.parametrize("api", ["no api", "image"])
-@pytest.mark.parametrize("mode", [mode for mode in MODES if mode != "tunnel"])
-def test_caddy_takes_the_caddyfile(
-    render: RenderSettings,
-    mode: str,
-    api: str,
-    machine: str,
-    tmp_path: Path,
-    certificate: tuple[Path, Path],
+@pytest.mark.parametrize("address", stacks.ADDRESSES)
+def test_every_file_is_what_its_name_says(
+    render: Render, kind: tuple[str, str], address: str
 ) -> None:
-    said = validated(render(MODES[mode] + APIS[api], machine), tmp_path, certificate)
-    assert said.startswith("0 "), said
-    assert "Valid configuration" in said
+    for name, file in render(address=address, **stacks.case(*kind)).files.items():
+        if name == ".env":
+            values = stacks.dotenv(file.content)
+            assert values["COMPOSE_PROJECT_NAME"] == "stackroom"
+            assert values == dotenv_values(stream=io.StringIO(file.content), interpolate=True)
+        elif name == "qdrant/local.yaml":
+            assert isinstance(stacks.load(file.content)["service"], dict)
+        elif name == "api/api.env":
+            assert set(stacks.dotenv(file.content)) == {"QDRANT_API_KEY", "MISTRAL_API_KEY"}
+        elif name != "edge/Caddyfile":  # that one is for test_edge_config
+            known = {"name", "services", "networks", "volumes"}
+            assert set(stacks.load(file.content)) <= known, name
+            assert re.fullmatch(r"[a-z-]+\.yaml", name), name
 
 
-def test_rendering_twice_is_identical(each_kind: Rendered) -> None:
-    again = render_stack(each_kind.environment, 7800, 4)
-    assert again == each_kind.stack
+def test_env_holds_exactly_the_variables_that_compose_asks_for(each_kind: Rendered) -> None:
+    def asked(names: list[str]) -> set[str]:
+        return stacks.variables([stacks.load(each_kind.text(name)) for name in names])
+
+    read = each_kind.compose_files
+    assert len(read) == len(set(read))
+    trial = [name for name in stacks.TRIAL if name in each_kind.files]
+    loose = {name for name in each_kind.files if "/" not in name and name != ".env"}
+    assert {*read, *trial} == loose, "a compose file that nothing reads"
+    assert asked(read) == set(each_kind.env) - {"COMPOSE_FILE", "COMPOSE_PROJECT_NAME"}
+    assert asked(trial) <= asked(read)
 
 
-# qdrant's configuration
+def test_the_same_input_renders_the_same_bytes(
+    each_kind: Rendered, kind: tuple[str, str], render: Render
+) -> None:
+    assert render(**stacks.case(*kind)).stack == each_kind.stack
 
 
-def test_qdrant_is_closed_and_keeps_to_itself(render: RenderSettings) -> None:
-    config = local_yaml(render(MODES["internal"]))
-    service = config["service"]
-    assert service["jwt_rbac"] is True
-    off = ("enable_cors", "enable_static_content", "enable_snapshot_url_recovery")
-    assert [service[name] for name in off] == [False, False, False]
-    assert service["hide_jwt_dashboard"] is True
-    assert config["telemetry_disabled"] is True
-    assert config["audit"]["enabled"] is True
-    assert config["audit"]["trust_forwarded_headers"] is True
-    assert local_yaml(render(MODES["tunnel"]))["audit"]["trust_forwarded_headers"] is False
-    shown = local_yaml(render("[qdrant]\ndashboard = true\n"))
-    assert shown["service"]["enable_static_content"] is True
+@pytest.mark.parametrize("path", ["/a b", "/a:b", "/a$b", '/a"b', "/a#b", "/a\\b", "a", "/a{b"])
+def test_a_path_that_compose_would_read_otherwise_is_refused(
+    make_environment: MakeEnvironment, path: str
+) -> None:
+    case = stacks.case("external", "none")
+    case["edge"] |= {"private_key": path}
+    with pytest.raises(SettingsError, match="private_key"):
+        make_environment(**case)
 
 
-def test_qdrant_gets_its_keys_as_they_are(render: RenderSettings, canaries: dict[str, str]) -> None:
-    service = local_yaml(render())["service"]
+def test_a_path_with_letters_of_any_language_arrives(render: Render) -> None:
+    case = stacks.case("external", "none")
+    case["edge"] |= {"certificate": "/etc/ssl/schlüssel_1+2@kb.pem"}
+    mounts = render(**case).services["edge"]["volumes"]
+    assert "/etc/ssl/schlüssel_1+2@kb.pem" in [m["source"] for m in mounts if m["type"] == "bind"]
+
+
+# -- Qdrant's configuration ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dashboard", [True, False, None])
+@pytest.mark.parametrize("mode", stacks.MODES)
+def test_qdrant_is_closed_by_its_own_configuration(
+    render: Render, canaries: dict[str, str], mode: str, dashboard: bool | None
+) -> None:
+    chosen = {} if dashboard is None else {"qdrant": {"dashboard": dashboard}}
+    document = render(**chosen, **stacks.case(mode, "none")).qdrant_config
+    service = document["service"]
     assert service["api_key"] == canaries["qdrant_api_key"]
     assert service["alt_api_key"] == canaries["qdrant_alt_api_key"]
-    lonely = local_yaml(render(secrets=SECRETS.format(PLAIN, PLAIN)))["service"]
-    assert "alt_api_key" not in lonely
-    # what YAML would take for something else: a number, a date, a word that means false
-    for awkward in ("1" * 40, "2026-01-01-" + "0" * 30, "0x" + "1" * 40, "1e" + "9" * 40):
-        rendered = render(secrets=SECRETS.format(awkward, PLAIN))
-        assert local_yaml(rendered)["service"]["api_key"] == awkward
+    assert service["jwt_rbac"] is True
+    assert service["enable_cors"] is False
+    assert service["enable_static_content"] is bool(dashboard)
+    assert service["hide_jwt_dashboard"] is True
+    assert service["enable_snapshot_url_recovery"] is False
+    assert document["telemetry_disabled"] is True
+    assert document["audit"]["enabled"] is True
+    # Qdrant refuses to start where it cannot write it; the storage is the only writable place
+    assert document["audit"]["dir"].startswith(document["storage"]["storage_path"])
+    assert document["audit"]["trust_forwarded_headers"] is (mode != "tunnel")
+
+
+def test_without_a_second_key_there_is_no_empty_one(render: Render) -> None:
+    rendered = render(secrets={"qdrant_alt_api_key": None})
+    assert "alt_api_key" not in rendered.text("qdrant/local.yaml")
 
 
 @pytest.mark.parametrize(
     ("max_body", "megabytes"), [("64MB", 64), ("2GB", 2000), ("500KB", 1), ("2500KB", 3)]
 )
-def test_qdrant_takes_what_the_edge_lets_in(
-    render: RenderSettings, max_body: str, megabytes: int
+def test_qdrant_takes_what_the_edge_lets_in(render: Render, max_body: str, megabytes: int) -> None:
+    rendered = render(edge={"mode": "internal", "max_body": max_body})
+    assert rendered.qdrant_config["service"]["max_request_size_mb"] == megabytes
+    assert memory.body_limit_mb(max_body) == megabytes
+
+
+# -- secrets ---------------------------------------------------------------------------------
+
+
+def test_secrets_stand_only_in_the_secret_files_of_those_who_read_them(
+    each_kind: Rendered, kind: tuple[str, str], canaries: dict[str, str]
 ) -> None:
-    rendered = render(f'[edge]\nmode = "internal"\nmax_body = "{max_body}"\n')
-    assert local_yaml(rendered)["service"]["max_request_size_mb"] == megabytes
-    assert body_limit_mb(max_body) == megabytes
-
-
-# secrets
-
-
-def test_secrets_stand_only_in_files_marked_secret(
-    each_kind: Rendered, canaries: dict[str, str]
-) -> None:
+    mode, api_kind = kind
     holding = {
-        secret: {
-            file.path.removeprefix(f"{STACK_DIR}/")
-            for file in each_kind.stack.files
-            if secret in file.content
-        }
-        for secret in canaries.values()
+        secret: {name for name, file in each_kind.files.items() if value in file.content}
+        for secret, value in canaries.items()
     }
-    api = {"api/api.env"} if each_kind.api != "no api" else set()
-    edge_api = {"edge/Caddyfile"} if api and each_kind.mode != "tunnel" else set()
+    api = {"api/api.env"} if api_kind != "none" else set()
     assert holding == {
-        canaries["qdrant_api_key"]: {"qdrant/local.yaml"} | api,
-        canaries["qdrant_alt_api_key"]: {"qdrant/local.yaml"},
-        canaries["api_token"]: edge_api,
-        canaries["mistral_api_key"]: api,
+        "qdrant_api_key": {"qdrant/local.yaml"} | api,
+        "qdrant_alt_api_key": {"qdrant/local.yaml"},
+        "api_token": {"edge/Caddyfile"} if api and mode != "tunnel" else set(),
+        "mistral_api_key": api,
     }
-    secret = {f.path.removeprefix(f"{STACK_DIR}/") for f in each_kind.stack.files if f.secret}
+    secret = {name for name, file in each_kind.files.items() if file.secret}
     assert set().union(*holding.values()) <= secret
-    public = [each_kind.stack.services, each_kind.stack.volumes, each_kind.stack.build]
-    assert not any(value in repr(public) for value in canaries.values())
+    outside = repr((each_kind.stack.services, each_kind.stack.volumes, each_kind.stack.build))
+    assert not [name for name, value in canaries.items() if value in outside]
+
+
+SECRETS = ("qdrant_api_key", "qdrant_alt_api_key", "api_token", "mistral_api_key")
+ODD = ['"', "'", "$HOME", "${X}", "{env.HOME}", "\\", "\\nX=1", "{", "}", "*", "`", "#", " ", "\n"]
+ODD += ["\t", "é", ":", '" x', "$", "ä" * 40]
+
+
+@pytest.mark.parametrize(("name", "odd"), [*itertools.product(SECRETS, ODD)])
+def test_a_secret_that_a_file_would_read_otherwise_is_refused(
+    render: Render, name: str, odd: str
+) -> None:
+    for value in (f"{odd}{PLAIN}", f"{PLAIN}{odd}{PLAIN}", f"{PLAIN}{odd}"):
+        with pytest.raises(SettingsError, match=rf"secrets\.{name} must be of") as refused:
+            render(secrets={name: value}, **BASE)
+        assert PLAIN not in f"{refused.value} {refused.value.message} {refused.value.hint}"
 
 
 @pytest.mark.parametrize(
-    "awkward",
-    ["*" + PLAIN, PLAIN + '" x', PLAIN + "{env.HOME}", PLAIN + "$HOME", PLAIN + "\\nX=1", "ä" * 40],
+    "value",
+    [
+        "aZ09._~+/-0123456789012345678901234==",
+        # what YAML would take for something else: a number, a date
+        *("1" * 40, "2026-01-01-" + "0" * 30, "0x" + "1" * 40, "1e" + "9" * 40),
+    ],
 )
-def test_a_secret_that_would_be_read_as_syntax_is_refused(
-    render: RenderSettings, awkward: str
-) -> None:
-    escaped = awkward.replace('"', '\\"')
-    for place, secrets in (
-        ("api_token", SECRETS.format(PLAIN, escaped)),
-        ("qdrant_api_key", SECRETS.format(escaped, PLAIN)),
-    ):
-        with pytest.raises(SettingsError, match=rf"secrets\.{place} must be of") as refusal:
-            render(secrets=secrets)
-        assert PLAIN not in str(refusal.value) + refusal.value.hint
+def test_every_letter_a_token_may_have_arrives(render: Render, value: str) -> None:
+    rendered = render(secrets=dict.fromkeys(SECRETS, value), **BASE)
+    service = rendered.qdrant_config["service"]
+    assert service["api_key"] == service["alt_api_key"] == value
+    lines = rendered.text("api/api.env").splitlines()
+    assert lines == [f"QDRANT_API_KEY={value}", f"MISTRAL_API_KEY={value}"]
+    assert f'"Bearer {value}"' in rendered.text("edge/Caddyfile")
 
 
-def test_the_api_gets_what_it_is_promised(render: RenderSettings, canaries: dict[str, str]) -> None:
-    rendered = render(APIS["image"])
-    lines = dict(line.split("=", 1) for line in rendered.file("api/api.env").content.splitlines())
+# -- the api ---------------------------------------------------------------------------------
+
+
+def test_the_api_gets_what_it_is_promised(render: Render, canaries: dict[str, str]) -> None:
+    rendered = render(**BASE)
+    lines = dict(line.split("=", 1) for line in rendered.text("api/api.env").splitlines())
     assert lines == {
         "QDRANT_API_KEY": canaries["qdrant_api_key"],
         "MISTRAL_API_KEY": canaries["mistral_api_key"],
     }
-    without = render(APIS["image"], secrets=SECRETS.format(PLAIN, PLAIN))
-    assert without.file("api/api.env").content == f"QDRANT_API_KEY={PLAIN}\n"
-    environment = yaml.safe_load(rendered.file("api.yaml").content)["services"]["api"]
-    assert environment["environment"]["QDRANT_URL"] == "http://qdrant:6333"
-    assert environment["environment"]["QDRANT_PORT"] == "6333"
-    mounts = {mount["target"] for mount in environment["volumes"]}
+    without = render(secrets={"qdrant_api_key": PLAIN, "mistral_api_key": None}, **BASE)
+    assert without.text("api/api.env") == f"QDRANT_API_KEY={PLAIN}\n"
+    api = rendered.services["api"]
+    assert api["environment"]["QDRANT_URL"] == "http://qdrant:6333"
+    assert api["environment"]["QDRANT_PORT"] == "6333"
+    mounts = {mount["target"] for mount in api["volumes"]}
     assert mounts == {"/data/library", "/data/sessions", "/data/configs"}
 
 
-# hashes: a service is started anew exactly when something of its own has changed
-
-BASE = MODES["internal"] + APIS["image"]
-
-
-@pytest.mark.parametrize(
-    ("settings", "changed"),
-    [
-        (BASE + '[qdrant]\nversion = "v1.19.1"\n', {"qdrant"}),
-        (BASE + '[qdrant]\nmemory = "2G"\n', {"qdrant"}),
-        (BASE + "[qdrant]\ndashboard = true\n", {"qdrant"}),
-        (BASE.replace("[edge]\n", '[edge]\nversion = "2.11.3"\n'), {"edge"}),
-        (BASE.replace("[edge]\n", "[edge]\nport = 4443\n"), {"edge"}),
-        (BASE.replace("[edge]\n", '[edge]\nmax_body = "64000KB"\n'), {"edge"}),
-        (BASE.replace("1.4.0", "1.5.0"), {"api"}),
-        (BASE + "[docker]\nlog_max_files = 2\n", {"qdrant", "edge", "api"}),
-        (BASE.replace("port = 8000", "port = 9000"), {"edge", "api"}),
-        (BASE + "[collections.a]\nvector = { size = 4 }\n", set()),
-    ],
-)
-def test_a_change_starts_only_what_it_is_about(
-    render: RenderSettings, settings: str, changed: set[str]
-) -> None:
-    before, after = render(BASE).digests(), render(settings).digests()
-    assert {name for name in before if before[name] != after[name]} == changed
-
-
-def test_a_new_key_starts_those_who_read_it(
-    render: RenderSettings, canaries: dict[str, str]
-) -> None:
-    secrets = "[secrets]\n" + "".join(f'{name} = "{value}"\n' for name, value in canaries.items())
-    before = render(BASE).digests()
-    for name, readers in {
-        "qdrant_api_key": {"qdrant", "api"},
-        "qdrant_alt_api_key": {"qdrant"},
-        "api_token": {"edge"},
-        "mistral_api_key": {"api"},
-    }.items():
-        after = render(BASE, secrets=secrets.replace(canaries[name], PLAIN)).digests()
-        assert {service for service in before if before[service] != after[service]} == readers
-
-
-def test_another_service_beside_it_starts_nothing_anew(render: RenderSettings) -> None:
-    # but where "auto" shares the memory out anew
-    fixed = '[qdrant]\nmemory = "2G"\n'
-    without, with_api = render(MODES["internal"] + fixed), render(BASE + fixed)
-    assert without.digests()["qdrant"] == with_api.digests()["qdrant"]
-
-
-def test_a_comment_starts_nothing_anew(
-    render: RenderSettings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from ops.render import stack
-
-    before = render(BASE).digests()
-    read: Callable[[str], str] = stack.read_compose
-    monkeypatch.setattr(stack, "read_compose", lambda name: "# a remark\n" + read(name))
-    assert render(BASE).digests() == before
-
-
-# the edge's names and certificates
-
-
-def names_of(apps: dict[str, Any]) -> set[str]:
-    """The names that Caddy manages certificates for."""
-    tls = apps["tls"]
-    assert "on_demand" not in json.dumps(tls)  # a certificate for whatever a stranger asks for
-    names = set(tls["certificates"]["automate"])
-    for server in apps["http"]["servers"].values():
-        for policy in server.get("tls_connection_policies", []):
-            assert policy["default_sni"] in names
-    return names
-
-
-def test_internal_certificates_name_the_machine_and_the_domain(
-    render: RenderSettings, tmp_path: Path, machine: str
-) -> None:
-    canonical = machine.lower()
-    assert names_of(adapted(render(BASE, machine), tmp_path)) == {canonical}
-    domain = BASE.replace("[edge]\n", '[edge]\ndomain = "kb.example.com"\n')
-    apps = adapted(render(domain, machine), tmp_path)
-    assert names_of(apps) == {canonical, "kb.example.com"}
-    issuers = [i for policy in apps["tls"]["automation"]["policies"] for i in policy["issuers"]]
-    assert {issuer["module"] for issuer in issuers} == {"internal"}
-
-
-def test_acme_asks_one_issuer_on_port_80_only(render: RenderSettings, tmp_path: Path) -> None:
-    apps = adapted(render(MODES["acme"] + APIS["image"]), tmp_path)
-    assert names_of(apps) == {"kb.example.com"}
-    (policy,) = apps["tls"]["automation"]["policies"]
-    (issuer,) = policy["issuers"]
-    assert issuer["module"] == "acme"
-    assert issuer["email"] == "ops@example.com"
-    # port 443 is shut to those who would check there
-    assert issuer["challenges"]["tls-alpn"]["disabled"] is True
-    assert issuer["challenges"]["http"].get("disabled", False) is False
-    servers = apps["http"]["servers"].values()
-    assert {port for server in servers for port in server["listen"]} == {
-        "127.0.0.1:2020",
-        ":443",
-        ":8443",
-    }
-
-
-# images
-
-
-def test_an_api_from_git_is_built_under_a_tag_of_its_own(render: RenderSettings) -> None:
+def test_an_api_from_git_is_built_under_a_tag_of_its_own(render: Render) -> None:
     def build(ref: str, repository: str = "https://example.com/api") -> GitBuild:
-        git = f'[api]\ngit = {{ repository = "{repository}", ref = "{ref}" }}\n'
-        rendered = render(git)
+        rendered = render(api={"git": {"repository": repository, "ref": ref}})
         found = rendered.stack.build
         assert found is not None
         assert (found.repository, found.ref) == (repository, ref)
-        assert variables(rendered)["API_IMAGE"] == found.image
+        assert rendered.env["API_IMAGE"] == found.image
         return found
 
     refs = ["feature/x", "feature-x", "v1.4.0", "a" * 200, "a" * 201]
@@ -329,29 +236,162 @@ def test_an_api_from_git_is_built_under_a_tag_of_its_own(render: RenderSettings)
     assert len(set(images)) == len(images)
     for image in images:
         assert re.fullmatch(r"stackroom-api:[\w][\w.-]{0,127}", image)
-    assert render(APIS["image"]).stack.build is None
+    assert render(**BASE).stack.build is None
 
 
-# memory
+# -- what a change restarts ------------------------------------------------------------------
+
+
+def changed(before: Rendered, after: Rendered) -> set[str]:
+    return {name for name, value in before.digests.items() if after.digests.get(name) != value}
+
+
+# settings -> the services that must start anew, and no other
+EFFECTS: dict[str, tuple[dict[str, Any], set[str]]] = {
+    "the same again": ({}, set()),
+    "port of the edge": ({"edge": {"port": 4443}}, {"edge"}),
+    # Qdrant takes what the edge lets in
+    "body limit": ({"edge": {"max_body": "10MB"}}, {"edge", "qdrant"}),
+    "body limit in other words": ({"edge": {"max_body": "64000KB"}}, {"edge"}),
+    "log rotation": ({"docker": {"log_max_files": 3}}, {"edge", "qdrant", "api"}),
+    "version of Caddy": ({"edge": {"version": "2.11.3"}}, {"edge"}),
+    "port of the api at the edge": ({"edge": {"api_port": 9443}}, {"edge"}),
+    "version of Qdrant": ({"qdrant": {"version": "v1.19.1"}}, {"qdrant"}),
+    "dashboard": ({"qdrant": {"dashboard": True}}, {"qdrant"}),
+    "memory of Qdrant": ({"qdrant": {"memory": "2G"}}, {"qdrant"}),
+    "open files of Qdrant": ({"qdrant": {"open_files": 70000}}, {"qdrant"}),
+    "image of the api": ({"api": {"image": "ghcr.io/example/api:1.5.0"}}, {"api"}),
+    "user of the api": ({"api": {"user": 1001}}, {"api"}),
+    "port of the api": ({"api": {"port": 8001}}, {"api", "edge"}),
+    # what is left for Qdrant changes with it
+    "memory of the api": ({"api": {"memory": "2G"}}, {"api", "qdrant"}),
+    "key of Qdrant": ({"secrets": {"qdrant_api_key": "n" * 40}}, {"qdrant", "api"}),
+    "second key": ({"secrets": {"qdrant_alt_api_key": "n" * 40}}, {"qdrant"}),
+    "token of the api": ({"secrets": {"api_token": "n" * 40}}, {"edge"}),
+    "key of Mistral": ({"secrets": {"mistral_api_key": "n" * 40}}, {"api"}),
+    "a collection": ({"collections": {"new": {"vector": {"size": 8}}}}, set()),
+    "the firewall": ({"firewall": {"rollback_seconds": 60}}, set()),
+    "the journal": ({"host": {"journal_max": "2G"}}, set()),
+    "certificates of Let's Encrypt": ({"edge": stacks.case("acme", "none")["edge"]}, {"edge"}),
+    "certificates of the team": ({"edge": stacks.case("external", "none")["edge"]}, {"edge"}),
+    "another machine": ({"address": "198.51.100.11"}, {"edge"}),
+}
+
+
+@pytest.mark.parametrize("name", EFFECTS)
+def test_a_change_restarts_what_it_must_and_nothing_else(render: Render, name: str) -> None:
+    change, effect = EFFECTS[name]
+    combined = BASE | {
+        key: BASE.get(key, {}) | value if isinstance(value, dict) else value
+        for key, value in change.items()
+    }
+    assert changed(render(**BASE), render(**combined)) == effect
+
+
+def test_a_new_api_leaves_qdrant_running(render: Render) -> None:
+    fixed = {"qdrant": {"memory": "2G"}}  # "auto" shares the memory out anew
+    assert changed(render(edge=BASE["edge"], **fixed), render(**BASE, **fixed)) == {"edge"}
+
+
+def test_more_processors_restart_what_is_capped_by_them(make_environment: MakeEnvironment) -> None:
+    environment = make_environment(qdrant={"memory": "2G"}, **BASE)
+    before = stacks.rendered(environment)
+    assert changed(before, stacks.rendered(environment, cpus=8)) == {"qdrant", "api"}
+    assert changed(before, stacks.rendered(environment, memory_mib=16384)) == set()
+
+
+# text of a compose file -> what stands there instead -> the services that must start anew
+EDITS = [
+    ("qdrant/compose.yaml", "pids_limit: 2048", "pids_limit: 4096", {"qdrant"}),
+    ("qdrant/compose.yaml", "172.30.240.0/24", "172.30.241.0/24", {"qdrant", "edge", "api"}),
+    ("qdrant/compose.yaml", "stackroom_qdrant_storage", "stackroom_other_storage", {"qdrant"}),
+    ("edge/compose.yaml", "pids_limit: 256", "pids_limit: 512", {"edge"}),
+    ("edge/api.yaml", '"[::]:', '"[::1]:', {"edge"}),
+    ("qdrant/api.yaml", "pids_limit: 512", "pids_limit: 256", {"api"}),
+    ("qdrant/trial.yaml", "512m", "256m", set()),
+    ("*", "services:", "# a remark\nservices:", set()),
+]
+
+
+@pytest.mark.parametrize("edit", EDITS, ids=lambda edit: f"{edit[0]}: {edit[1]}")
+def test_an_edited_compose_file_restarts_the_services_it_shapes(
+    render: Render, monkeypatch: pytest.MonkeyPatch, edit: tuple[str, str, str, set[str]]
+) -> None:
+    name, old, new, effect = edit
+    before = render(**BASE)
+
+    def edited(asked: str) -> str:
+        text = read_compose(asked)
+        return text.replace(old, new) if name in (asked, "*") else text
+
+    monkeypatch.setattr(stack_module, "read_compose", edited)
+    after = render(**BASE)
+    assert after.stack.files != before.stack.files, "nothing read the edited file"
+    assert changed(before, after) == effect
+
+
+# -- memory ----------------------------------------------------------------------------------
+
+SIZES = st.one_of(
+    st.integers(1, 65536).map(lambda n: f"{n}M"), st.integers(1, 64).map(lambda n: f"{n}G")
+)
+
+
+@pytest.fixture(scope="session")
+def any_environment(make_environment: MakeEnvironment) -> Environment:
+    """One with an edge and an api."""
+    return make_environment(**BASE)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    host=st.integers(0, 262_144),
+    size=st.one_of(st.just("auto"), SIZES),
+    api=st.one_of(st.none(), SIZES),
+)
+def test_limits_never_exceed_the_host(
+    any_environment: Environment, host: int, size: str, api: str | None
+) -> None:
+    chosen = any_environment.settings
+    assert chosen.api
+    wanted = chosen.model_copy(
+        update={
+            "qdrant": chosen.qdrant.model_copy(update={"memory": size}),
+            "api": chosen.api.model_copy(update={"memory": api}) if api else None,
+        }
+    )
+    others = memory.SYSTEM_MIB + memory.EDGE_MIB + (mib(api) if api else 0)
+    asked = host - others if size == "auto" else mib(size)
+    if asked >= memory.SMALLEST_QDRANT_MIB and others + asked <= host:
+        assert memory.qdrant_memory_mib(wanted, host) == asked
+        return
+    with pytest.raises(SettingsError, match=r"qdrant\.memory") as refused:
+        memory.qdrant_memory_mib(wanted, host)
+    assert str(host) in refused.value.message
+    assert "machine" in refused.value.hint
 
 
 @pytest.mark.parametrize(
-    ("settings", "memory_mib"),
+    ("chosen", "host", "limit"),
     [
-        (BASE, 2000),  # a 2 GB machine has no room for an api of 1G
-        (MODES["tunnel"], 1200),
-        ('[qdrant]\nmemory = "8G"\n', 7800),
-        ('[qdrant]\nmemory = "100M"\n', 7800),
+        (BASE, 2000, None),  # a 2 GB machine has no room for an api of 1G
+        (BASE, 2048, None),
+        (BASE, 2816, "512m"),
+        (BASE, 4096, "1792m"),
+        (BASE, 8192, "5888m"),
+        (TUNNEL, 1200, None),
+        (TUNNEL, 7800, f"{7800 - 768}m"),
+        ({"qdrant": {"memory": "100M"}}, 7800, None),
+        ({"qdrant": {"memory": "3G"}}, 7800, "3072m"),
+        ({"qdrant": {"memory": "8G"}}, 7800, None),
     ],
 )
-def test_a_host_too_small_is_refused(
-    render: RenderSettings, settings: str, memory_mib: int
+def test_qdrant_gets_what_is_left_or_asked_for_and_a_small_host_is_refused(
+    render: Render, chosen: dict[str, Any], host: int, limit: str | None
 ) -> None:
-    with pytest.raises(SettingsError, match="do not fit") as refusal:
-        render(settings, memory_mib=memory_mib)
-    assert "qdrant.memory" in refusal.value.hint
-
-
-def test_a_size_in_the_settings_is_the_limit(render: RenderSettings) -> None:
-    assert variables(render('[qdrant]\nmemory = "3G"\n'))["QDRANT_MEMORY"] == "3072m"
-    assert variables(render(MODES["tunnel"]))["QDRANT_MEMORY"] == f"{7800 - 768}m"
+    if limit:
+        assert render(memory_mib=host, **chosen).env["QDRANT_MEMORY"] == limit
+        return
+    with pytest.raises(SettingsError, match="do not fit") as refused:
+        render(memory_mib=host, **chosen)
+    assert "qdrant.memory" in refused.value.hint
