@@ -51,11 +51,13 @@ def shut_out_all_but_listed(settings: Settings, ssh_port: int, force: bool) -> C
     yield f"{GUARD} arm {settings.firewall.rollback_seconds}"
     for file in changed:
         if file.path == SSH_DROP_IN:
-            yield _validated_by_sshd(file)
-        yield upload(file)
-    yield from changes(live, settings, ssh_port)
-    if any(file.path == SSH_DROP_IN for file in changed):
-        yield "systemctl try-restart ssh.service"
+            yield _while_armed(_validated_by_sshd(file))
+        yield _while_armed(upload(file))
+    for command in changes(live, settings, ssh_port):
+        yield _while_armed(command)
+    # an unconfirmed change may have written the drop-in and not come to the restart
+    if live.unconfirmed or any(file.path == SSH_DROP_IN for file in changed):
+        yield _while_armed("systemctl try-restart ssh.service")
     yield FunctionCommand(_confirm_by_fresh_connection, [], {})
 
 
@@ -77,6 +79,14 @@ def _validated_by_sshd(file: RenderedFile) -> StringCommand:
         " cat - /etc/ssh/sshd_config >$t; sshd -t -f $t"
     )
     return StringCommand(f"sh -c {shlex.quote(script)}", _stdin=file.content)
+
+
+def _while_armed(command: str | StringCommand) -> StringCommand:
+    """The command, unless the guard has undone the change meanwhile: then nothing more of it."""
+    armed = "test -e /var/lib/stackroom/guard/pending"
+    undone = "{ echo 'the change took too long and has been undone' >&2; exit 1; }"
+    arguments = command.connector_arguments if isinstance(command, StringCommand) else {}
+    return StringCommand(f"{armed} || {undone};", command, **arguments)
 
 
 def _refuse_lockout(settings: Settings) -> None:

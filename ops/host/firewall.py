@@ -21,6 +21,14 @@ from ops.render.firewall import (
 from ops.settings import Settings
 
 TOOLS: dict[Family, str] = {"v4": "iptables", "v6": "ip6tables"}
+# what UFW applies when it starts, at boot
+_STORED = (
+    "IPV6=yes",
+    'DEFAULT_INPUT_POLICY="DROP"',
+    'DEFAULT_OUTPUT_POLICY="ACCEPT"',
+    'DEFAULT_FORWARD_POLICY="DROP"',
+    "MANAGE_BUILTINS=no",
+)
 HOST_CHAINS: dict[Family, str] = {"v4": "ufw-user-input", "v6": "ufw6-user-input"}
 
 
@@ -28,12 +36,14 @@ HOST_CHAINS: dict[Family, str] = {"v4": "ufw-user-input", "v6": "ufw6-user-input
 class Firewall:
     """What is in force: UFW's word, INPUT's policies, stored rules, and live rules by chain.
 
-    `unconfirmed`: a change is armed to undo itself.
+    `unconfirmed`: a change is armed to undo itself. `stored`: UFW's own defaults for the next boot
+    shut the host and leave Docker's chains alone.
     """
 
     active: bool
     ipv6: bool
     unconfirmed: bool
+    stored: bool
     policies: tuple[str, ...]
     added: tuple[str, ...]
     chains: dict[str, tuple[str, ...]]
@@ -44,7 +54,7 @@ class FirewallState(FactBase[Firewall]):
 
     @staticmethod
     def default() -> Firewall:
-        return Firewall(False, True, False, (), (), {})
+        return Firewall(False, True, False, False, (), (), {})
 
     def command(self) -> str:
         script = ["command -v ufw >/dev/null || exit 0"]
@@ -59,6 +69,8 @@ class FirewallState(FactBase[Firewall]):
             "[ ! -e /var/lib/stackroom/guard/pending ] || echo unconfirmed=yes",
             # without it UFW wipes Docker's IPv6 chains
             "grep -q '^IPV6=yes' /etc/default/ufw || echo ipv6=off",
+            f"[ $(grep -cxE '{'|'.join(_STORED)}' /etc/default/ufw) -eq {len(_STORED)} ]"
+            " && echo stored=yes || true",
         ]
         return "; ".join(script)
 
@@ -71,6 +83,7 @@ class FirewallState(FactBase[Firewall]):
             active=found["status"] == ["active"],
             ipv6=not found["ipv6"],
             unconfirmed=bool(found["unconfirmed"]),
+            stored=bool(found["stored"]),
             policies=tuple(found["policy"]),
             added=tuple(found["added"]),
             chains={key: tuple(rules) for key, rules in found.items() if " " in key},
@@ -82,6 +95,7 @@ def in_force(live: Firewall, settings: Settings, ssh_port: int) -> bool:
     return (
         live.active
         and live.ipv6
+        and live.stored
         and live.policies == ("DROP", "DROP")
         and all(is_guarded(list(live.chains.get(f"{family} FORWARD", ()))) for family in FAMILIES)
         and all(
@@ -107,18 +121,19 @@ def changes(live: Firewall, settings: Settings, ssh_port: int) -> Iterator[str |
         yield StringCommand(f"{TOOLS[family]}-restore -n", _stdin=block)
         yield from _ask_docker_user_first(TOOLS[family])
     added, removed = difference(live, settings, ssh_port)
-    if not live.active:
-        # the defaults first: they name no address; then SSH for the listed, then the switch
-        yield "ufw default deny incoming"
-        yield "ufw default allow outgoing"
-        yield "ufw default deny routed"
+    # in the file: `ufw default` would stop and start an active firewall
+    for line in _STORED:
+        name = line.split("=")[0]
+        yield f"sed -i 's/^{name}=.*/{line}/' /etc/default/ufw"
     for rule in added:
         yield f"ufw {rule}"
     for rule in removed:
         yield f"ufw --force delete {rule}"
-    if not (live.active and live.ipv6):
-        yield "sed -i 's/^IPV6=.*/IPV6=yes/' /etc/default/ufw"
+    if not live.active:
         yield "ufw --force enable"
+    elif not live.ipv6:
+        # an active UFW makes its IPv6 chains at a start only; without them nothing guards IPv6
+        yield "echo 'UFW runs without IPv6: ufw disable && ufw enable, then deploy' >&2; exit 1"
     elif not in_force(live, settings, ssh_port):
         # UFW's stored rules into its live chains: `ufw reload` would open the host meanwhile
         yield "iptables-restore -n </etc/ufw/user.rules && iptables -P INPUT DROP"

@@ -26,6 +26,8 @@ _DOCKER_USER = [
     "-A DOCKER-USER -m conntrack --ctstate RELATED,ESTABLISHED -j RETURN",
     "-A DOCKER-USER -i br-+ -j RETURN",
     "-A DOCKER-USER -i docker0 -j RETURN",
+    # what is published, whatever its bridge is called
+    f"-A DOCKER-USER -m conntrack --ctstate DNAT -j {CONTAINER_CHAIN}",
     f"-A DOCKER-USER -o br-+ -j {CONTAINER_CHAIN}",
     f"-A DOCKER-USER -o docker0 -j {CONTAINER_CHAIN}",
     # Docker before 28 adds this line itself where it is missing

@@ -146,6 +146,7 @@ def test_what_comes_into_a_container_is_judged_and_nothing_else() -> None:
             "-A DOCKER-USER -m conntrack --ctstate RELATED,ESTABLISHED -j RETURN",
             "-A DOCKER-USER -i br-+ -j RETURN",
             "-A DOCKER-USER -i docker0 -j RETURN",
+            "-A DOCKER-USER -m conntrack --ctstate DNAT -j STACKROOM-IN",
             "-A DOCKER-USER -o br-+ -j STACKROOM-IN",
             "-A DOCKER-USER -o docker0 -j STACKROOM-IN",
             "-A DOCKER-USER -j RETURN",
