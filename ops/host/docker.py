@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 
@@ -9,7 +10,7 @@ from pyinfra import host
 from pyinfra.api import deploy, operation
 from pyinfra.api.exceptions import DeployError
 
-from ops.host.facts import Lines
+from ops.host.facts import FileTexts, Lines
 from ops.host.operations import APT_UPDATE, Commands, differing, packages, show_diff, unit, upload
 from ops.host.preflight import HostReport
 from ops.render.files import RenderedFile
@@ -58,13 +59,23 @@ def configuration(settings: Settings, expected_major: int) -> Commands:
     """daemon.json for the daemon that is installed, or for the one that is expected."""
     version = host.get_fact(Lines, script="dockerd --version 2>/dev/null || true")
     match = re.search(r"version (\d+)\.", " ".join(version))
-    wanted = daemon_json(settings, int(match.group(1)) if match else expected_major)
+    major = int(match.group(1)) if match else expected_major
+    wanted = daemon_json(settings, major, data_root=_data_root())
     changed = differing([wanted])
     if not changed:
         host.noop("daemon.json is as it should be")
         return
     show_diff(changed)
     yield upload(wanted)
+
+
+def _data_root() -> str:
+    """The folder an operator gave Docker for its data: to forget it would be to lose them."""
+    text = host.get_fact(FileTexts, paths=[DAEMON_JSON]).get(DAEMON_JSON, "")
+    try:
+        return str(json.loads(text).get("data-root", ""))
+    except (ValueError, AttributeError):
+        return ""
 
 
 @operation()

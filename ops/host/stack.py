@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pyinfra import host
-from pyinfra.api import FactBase, FileUploadCommand, deploy, operation
+from pyinfra.api import FactBase, FileUploadCommand, OperationError, deploy, operation
 
 from ops.host.facts import Lines
 from ops.host.operations import Commands, differing, packages, show_diff, upload
@@ -19,6 +19,7 @@ from ops.render.host import APPLY
 from ops.render.stack import PROJECT, STACK_DIR, GitBuild, Service, Stack, Volume
 
 START_SECONDS = 300  # Qdrant opens its port only after it has loaded every collection
+DATA_VOLUME = "stackroom_qdrant_storage"
 ARCHIVE = "/var/lib/stackroom/images.tar"
 
 
@@ -78,7 +79,11 @@ def stack(wanted: Stack, pinned: list[str], archive: Path | None = None) -> None
 
 @operation()
 def volumes(wanted: list[Volume]) -> Commands:
-    """Named volumes that no `docker compose down -v` can delete, owned by their service's user."""
+    """Named volumes that no `docker compose down -v` can delete, owned by their service's user.
+
+    Raises OperationError where a stack was deployed and its data are gone: an empty volume in
+    their place would look healthy.
+    """
     names = " ".join(shlex.quote(volume.name) for volume in wanted)
     found = host.get_fact(
         Lines,
@@ -86,6 +91,13 @@ def volumes(wanted: list[Volume]) -> Commands:
         ' 2>/dev/null) && echo "$v $(stat -c %u "$m")"; done; true',
     )
     missing = [volume for volume in wanted if f"{volume.name} {volume.uid}" not in found]
+    deployed = host.get_fact(Lines, script=f"[ -d {STACK_DIR} ] && echo yes || true")
+    if deployed and not any(line.startswith(f"{DATA_VOLUME} ") for line in found):
+        raise OperationError(
+            f"this machine had a stack, but its volume {DATA_VOLUME} is gone: is the disk of"
+            " /var/lib/docker mounted? To begin anew with an empty one, remove"
+            f" {STACK_DIR} on the machine first"
+        )
     if not missing:
         host.noop("the volumes exist")
         return
@@ -101,7 +113,9 @@ def volumes(wanted: list[Volume]) -> Commands:
 def build(source: GitBuild) -> Commands:
     """The api's image from a git repository and ref, built once for each ref."""
     image = shlex.quote(source.image)
-    if host.get_fact(Lines, script=f"docker image inspect -f ok {image} 2>/dev/null || true"):
+    if host.get_fact(
+        Lines, script=f"docker image inspect {image} >/dev/null 2>&1 && echo yes || true"
+    ):
         host.noop(f"{source.image} is built")
         return
     folder = "/var/lib/stackroom/build/api"
@@ -152,7 +166,11 @@ def converge(wanted: Stack) -> Commands:
     show_diff(changed)
     if changed:
         following = f"{STACK_DIR}.next"
-        yield f"rm -rf {following} && mkdir -p -m 700 /etc/stackroom {following}"
+        # a killed deploy's apply may still be at work on these folders
+        yield (
+            "mkdir -p -m 700 /etc/stackroom && flock -w 600 /etc/stackroom/apply.lock"
+            f" rm -rf {following} && mkdir -m 700 {following}"
+        )
         for file in wanted.files:
             yield upload(file, following + file.path.removeprefix(STACK_DIR))
     else:

@@ -25,15 +25,19 @@ def authorized_keys_path(settings: Settings) -> str:
     return f"/home/{settings.host.operator_account}/.ssh/authorized_keys"
 
 
-def base_files(settings: Settings) -> list[RenderedFile]:
-    """What every host gets before anything else is changed on it."""
+def base_files(settings: Settings, login: str = "root") -> list[RenderedFile]:
+    """What every host gets before anything else is changed on it.
+
+    `login` keeps its sudo: renaming the operator account must not cut off who renames it.
+    """
     guard = render(
         "host/stackroom-guard.sh.j2",
         drop_in=SSH_DROP_IN,
         authorized_keys=authorized_keys_path(settings),
         container_chain=CONTAINER_CHAIN,
     )
-    sudoers = render("host/sudoers.j2", account=settings.host.operator_account)
+    accounts = sorted({settings.host.operator_account, login} - {"root"})
+    sudoers = render("host/sudoers.j2", accounts=accounts)
     return [
         RenderedFile(
             "/etc/apt/apt.conf.d/60stackroom",
@@ -62,8 +66,11 @@ def ssh_files(settings: Settings) -> list[RenderedFile]:
     ]
 
 
-def daemon_json(settings: Settings, docker_major: int) -> RenderedFile:
-    """Docker's configuration for one major version of the daemon."""
+def daemon_json(settings: Settings, docker_major: int, data_root: str = "") -> RenderedFile:
+    """Docker's configuration for one major version of the daemon.
+
+    `data_root`: the folder of its data where an operator chose another than Docker's default.
+    """
     daemon: dict[str, Any] = {
         "log-driver": "json-file",
         "log-opts": {
@@ -79,6 +86,8 @@ def daemon_json(settings: Settings, docker_major: int) -> RenderedFile:
             "bridge": {"com.docker.network.bridge.host_binding_ipv4": "127.0.0.1"}
         },
     }
+    if data_root:
+        daemon["data-root"] = data_root
     if docker_major < _IP6TABLES_STABLE:
         daemon["experimental"] = True
     if docker_major >= _FIREWALL_BACKENDS:
