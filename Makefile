@@ -1,31 +1,34 @@
 # The commands of a working day. `make demo` and `make test` install what they need.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast lint bench lock setup
+.PHONY: help demo test test-fast lint bench lock setup tools
 BIN := .venv/bin
 
 help: ## what there is
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
 
-setup:
+setup: ## what a deploy needs, and no more: the virtual environment
 	@sh ops/sandbox/prepare.sh
 
-demo: setup ## a bare machine becomes a closed, running server, proven on the screen
+tools:
+	@sh ops/sandbox/prepare.sh dev
+
+demo: tools ## a bare machine becomes a closed, running server, proven on the screen
 	@$(BIN)/stackroom demo
 
-test: setup lint ## every test
+test: tools lint ## every test
 	@$(BIN)/stackroom sandbox engine
 	$(BIN)/pytest tests/unit tests/render tests/contract tests/sandbox
 
-test-fast: setup ## unit, render and contract tests, under a minute
+test-fast: tools ## unit, render and contract tests, under a minute
 	$(BIN)/pytest -q tests/unit tests/render tests/contract
 
-lint: setup ## ruff, mypy --strict, compose-lint
+lint: tools ## ruff, mypy --strict, compose-lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/compose-lint check --fail-on high $(wildcard compose/*/*.yaml)
 
-bench: setup ## measurements against Ansible, as a table
+bench: ## measurements against Ansible, as a table
 	@sh ops/sandbox/prepare.sh bench
 	@$(BIN)/stackroom sandbox engine
 	$(BIN)/pytest -q -s -m bench tests/bench

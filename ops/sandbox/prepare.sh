@@ -1,20 +1,26 @@
 #!/bin/sh
-# Installs what this machine lacks for the demo and the tests: distribution packages (as root), then
-# the virtual environment from the hashed lock. Changes no firewall, SSH or kernel setting itself.
+# Installs what this machine lacks: distribution packages (as root), then the virtual environment
+# from a hashed lock. Changes no firewall, SSH or kernel setting itself.
+#
+#   prepare.sh                 to deploy: Python packages and an SSH client
+#   prepare.sh dev|bench       the demo and the tests too: a Docker engine, debootstrap
 set -eu
 cd "$(dirname "$0")/../.."
-LOCK=requirements/${1:-dev}.lock
+KIND=${1:-runtime}
+LOCK=requirements/$KIND.lock
 
 missing=""
 python3 -c 'import ensurepip, venv' 2>/dev/null || missing="$missing python3-venv"
-command -v debootstrap >/dev/null || missing="$missing debootstrap"
 command -v ssh >/dev/null || missing="$missing openssh-client"
-command -v ip >/dev/null || missing="$missing iproute2"
-command -v iptables >/dev/null || [ -x /usr/sbin/iptables ] || missing="$missing iptables"
-if ! docker version >/dev/null 2>&1 && ! command -v dockerd >/dev/null; then
-    missing="$missing docker.io"
-    # Debian 13 and later ship the client apart from the engine
-    if apt-cache show docker-cli >/dev/null 2>&1; then missing="$missing docker-cli"; fi
+if [ "$KIND" != runtime ]; then
+    command -v debootstrap >/dev/null || missing="$missing debootstrap"
+    command -v ip >/dev/null || missing="$missing iproute2"
+    command -v iptables >/dev/null || [ -x /usr/sbin/iptables ] || missing="$missing iptables"
+    if ! docker version >/dev/null 2>&1 && ! command -v dockerd >/dev/null; then
+        missing="$missing docker.io"
+        # Debian 13 and later ship the client apart from the engine
+        if apt-cache show docker-cli >/dev/null 2>&1; then missing="$missing docker-cli"; fi
+    fi
 fi
 
 if [ -n "$missing" ]; then
