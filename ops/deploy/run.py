@@ -41,4 +41,8 @@ def _rendered(environment: Environment, remote: Remote) -> list[RenderedFile]:
     )
     memory_mib, cpus = (int(line) for line in size.stdout.split())
     stack = render_stack(environment, memory_mib, cpus)
-    return [*base_files(environment.settings), *ssh_files(environment.settings), *stack.files]
+    return [
+        *base_files(environment.settings, environment.machine.user),
+        *ssh_files(environment.settings),
+        *stack.files,
+    ]

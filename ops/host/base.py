@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pyinfra import host
 from pyinfra.api import deploy
 from pyinfra.operations import server
 
+from ops.host.facts import Lines
 from ops.host.operations import packages, place, unit
 from ops.render.host import JOURNAL_CONF, base_files
 from ops.settings import Settings
@@ -17,21 +19,28 @@ PACKAGES = [
     "logrotate",
     "python3",
     "sudo",
-    "systemd-timesyncd",
     "ufw",
     "unattended-upgrades",
 ]
 
 
+# the one that is there stays: installing another would remove it
+TIME_DAEMON = (
+    "for u in chrony.service ntpsec.service; do"
+    " systemctl cat $u >/dev/null 2>&1 && { echo $u; break; }; done; true"
+)
+
+
 @deploy("Base")
 def base(settings: Settings) -> None:
     """Packages, security upgrades, a capped journal, the time, and an account with sudo."""
-    packages(name="packages", names=PACKAGES)
-    place(name="files", files=base_files(settings))
+    clock = host.get_fact(Lines, script=TIME_DAEMON)
+    packages(name="packages", names=[*PACKAGES, *([] if clock else ["systemd-timesyncd"])])
+    place(name="files", files=base_files(settings, host.data.get("ssh_user", "root")))
     unit(name="journal", unit_name="systemd-journald.service", after=[JOURNAL_CONF])
     unit(name="package lists", unit_name="apt-daily.timer")
     unit(name="security upgrades", unit_name="apt-daily-upgrade.timer")
-    unit(name="clock", unit_name="systemd-timesyncd.service")
+    unit(name="clock", unit_name=clock[0] if clock else "systemd-timesyncd.service")
     server.user(  # noqa: S604 - the account's login shell
         name="operator account",
         user=settings.host.operator_account,

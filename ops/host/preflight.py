@@ -10,13 +10,14 @@ from pyinfra import host
 from pyinfra.api import FactBase
 from pyinfra.api.exceptions import DeployError
 
-from ops.render.stack import PROJECT
+from ops.render.stack import PROJECT, STACK_DIR
 from ops.settings import Settings
 
 SUPPORTED = {("debian", "12"), ("debian", "13"), ("ubuntu", "22.04"), ("ubuntu", "24.04")}
 MINIMUM_KERNEL = (5, 10)
 MINIMUM_MEMORY_MIB = 1800  # the smallest Hetzner VM has 2 GB, of which the kernel keeps some
 MINIMUM_FREE_MIB = 5000  # images, their layers while pulling, and room for a first collection
+NEEDED_LATER_MIB = 300  # a filling disk must not stand between an operator and the firewall
 MAXIMUM_CLOCK_SKEW_SECONDS = 120  # beyond it TLS and token expiry go wrong
 # Qdrant corrupts data on network and FUSE filesystems, and memory is not storage
 UNFIT_FILESYSTEMS = ("nfs", "cifs", "smb", "fuse", "9p", "tmpfs", "ramfs")
@@ -40,6 +41,7 @@ class HostReport:
     now: float
     init: str
     listeners: tuple[tuple[int, str], ...]
+    deployed: bool = False
 
 
 class Report(FactBase[HostReport]):
@@ -56,6 +58,7 @@ class Report(FactBase[HostReport]):
             " echo \"free_mib=$(df -Pm $d | awk 'NR==2 {print $4}')\";"
             ' echo "filesystem=$(findmnt -n -o FSTYPE -T $d)"; echo "now=$(date +%s)";'
             ' ss -Hltnp 2>/dev/null | awk \'{print "listener=" $4 " " $6}\';'
+            f" [ -d {STACK_DIR} ] && echo deployed=yes || echo deployed=no;"
             " docker ps --format"
             " '{{.Label \"com.docker.compose.project\"}}|{{.Names}}|{{.Ports}}' 2>/dev/null"
             f" | sed -n '/^{PROJECT}|/!s/^/container=/p'"
@@ -88,6 +91,7 @@ class Report(FactBase[HostReport]):
             now=float(values["now"]),
             init=values["init"],
             listeners=tuple(listeners),
+            deployed=values["deployed"] == "yes",
         )
 
 
@@ -105,10 +109,9 @@ def problems(report: HostReport, settings: Settings, now: float) -> list[str]:
         found.append(f"kernel {report.kernel} is older than 5.10; upgrade and reboot")
     if report.memory_mib < MINIMUM_MEMORY_MIB:
         found.append(f"{report.memory_mib} MiB of memory; the stack needs {MINIMUM_MEMORY_MIB}")
-    if report.free_mib < MINIMUM_FREE_MIB:
-        found.append(
-            f"{report.free_mib} MiB free below /var/lib; the stack needs {MINIMUM_FREE_MIB}"
-        )
+    needed = NEEDED_LATER_MIB if report.deployed else MINIMUM_FREE_MIB
+    if report.free_mib < needed:
+        found.append(f"{report.free_mib} MiB free below /var/lib; a deploy needs {needed}")
     if report.filesystem.startswith(UNFIT_FILESYSTEMS):
         found.append(
             f"/var/lib/docker is on {report.filesystem}; Qdrant needs a local disk (ext4, xfs)"

@@ -8,6 +8,7 @@ from ops.settings.model import EdgeMode
 
 SYSTEM_MIB = 768  # kernel, systemd, sshd, Docker, an apt run
 EDGE_MIB = 512  # Caddy needs 30-60; uploads are streamed
+STEP_MIB = 128
 SMALLEST_QDRANT_MIB = 512  # below this an empty server with one collection is near its limit
 
 
@@ -26,7 +27,9 @@ def qdrant_memory_mib(settings: Settings, host_mib: int) -> int:
     api = size_mib(settings.api.memory) if settings.api else 0
     edge = 0 if settings.edge.mode is EdgeMode.TUNNEL else EDGE_MIB
     left = host_mib - SYSTEM_MIB - edge - api
-    wanted = left if settings.qdrant.memory == "auto" else size_mib(settings.qdrant.memory)
+    # in steps: another kernel reports a few MiB more or less, and that is no reason to restart
+    automatic = left // STEP_MIB * STEP_MIB
+    wanted = automatic if settings.qdrant.memory == "auto" else size_mib(settings.qdrant.memory)
     if wanted > left or wanted < SMALLEST_QDRANT_MIB:
         raise SettingsError(
             f"qdrant.memory: {max(wanted, 0)} MiB for Qdrant do not fit: of the host's {host_mib}"

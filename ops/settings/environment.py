@@ -97,6 +97,8 @@ def load_environment(folder: Path) -> Environment:
         )
     settings = _load_settings(folder)
     machine = _load_machine(folder)
+    if machine.port in {*settings.edge_ports(), *settings.world_ports()}:
+        raise SettingsError(f"{folder}/settings.toml: port {machine.port} is SSH's (hosts.py)")
     if settings.ssh.root_login == "no" and machine.user == "root":
         raise SettingsError(
             f'{folder}/settings.toml: ssh.root_login = "no" would lock out the login of hosts.py',

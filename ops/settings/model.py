@@ -40,6 +40,12 @@ def _network(text: str) -> Network:
     raise ValueError(f"{text!r} has host bits set: write {wider} for all of it, or {host} for one")
 
 
+def _not_root(text: str) -> str:
+    if text == "root":
+        raise ValueError("must be an account of its own, not root")
+    return text
+
+
 # the largest ranges that one holder has had assigned
 _WIDEST = {4: 8, 6: 16}
 
@@ -120,7 +126,7 @@ class Operator(Person):
 class Host(Model):
     """The machine below the stack."""
 
-    operator_account: UserName = "stackroom"
+    operator_account: Annotated[UserName, AfterValidator(_not_root)] = "stackroom"
     journal_max: Size = "1G"
     reboot_at: Annotated[str, _matching(r"([01]\d|2[0-3]):[0-5]\d", 'a time such as "04:30"')] = (
         "04:30"
@@ -177,8 +183,6 @@ class Edge(Model):
             raise ValueError('mode "external" needs domain, certificate and private_key')
         if self.mode is not EdgeMode.EXTERNAL and (self.certificate or self.private_key):
             raise ValueError('certificate and private_key are for mode "external" only')
-        if self.port == self.api_port:
-            raise ValueError("port and api_port are the same")
         return self
 
 
@@ -241,7 +245,11 @@ class Collection(Model):
 
 class GitSource(Model):
     repository: Annotated[
-        str, _matching(r"(https://|ssh://|git@)\S+", "an address that starts with https:// or git@")
+        str,
+        _matching(
+            r"https://[^@\s/]+/\S+|(ssh://|git@)[^:\s]+\S*",
+            "an address that starts with https://, ssh:// or git@, without a password in it",
+        ),
     ]
     ref: Annotated[
         str, _matching(r"[A-Za-z0-9][A-Za-z0-9._/-]*", "a tag, a branch or a commit of git")
@@ -292,6 +300,20 @@ class Settings(BaseSettings):
     operators: dict[UserName, Operator] = Field(min_length=1)
     developers: dict[UserName, Person] = {}
     secrets: Secrets
+
+    @model_validator(mode="after")
+    def _ports_differ(self) -> Settings:
+        taken = {6333: "Qdrant's REST", 6334: "Qdrant's gRPC"}
+        taken |= dict.fromkeys(self.world_ports(), "the ACME challenge")
+        wanted = {"edge.port": self.edge.port} if self.edge_ports() else {}
+        if self.api:
+            wanted |= {"edge.api_port": self.edge.api_port} if self.edge_ports() else {}
+            wanted["api.port"] = self.api.port
+        for key, port in wanted.items():
+            if port in taken:
+                raise ValueError(f"{key} = {port} is taken by {taken[port]}")
+            taken[port] = key
+        return self
 
     @model_validator(mode="after")
     def _aliases_are_unique(self) -> Settings:

@@ -20,7 +20,7 @@ import stacks
 from stacks import Render, Rendered, mib
 
 from ops.render.files import ROOT
-from ops.render.memory import SYSTEM_MIB
+from ops.render.memory import STEP_MIB, SYSTEM_MIB
 
 # what compose-lint may find, and why it stays
 WAIVED = {
@@ -181,7 +181,7 @@ def test_all_limits_together_leave_room_for_the_system(render: Render, host_mib:
     for mode, api in (("internal", "image"), ("tunnel", "none")):
         services = render(memory_mib=host_mib, **stacks.case(mode, api)).services
         limits = [mib(service["mem_limit"]) for service in services.values()]
-        assert sum(limits) == host_mib - SYSTEM_MIB
+        assert 0 <= host_mib - SYSTEM_MIB - sum(limits) < STEP_MIB
 
 
 @pytest.mark.parametrize("mode", stacks.MODES)

@@ -40,6 +40,7 @@ LINES = [
     "free_mib=30000",
     "filesystem=ext4",
     f"now={NOW:.0f}",
+    "deployed=no",
 ]
 API = {"image": "a:1", "port": 8000}
 
@@ -87,7 +88,11 @@ def test_a_good_machine_has_no_problems(change: dict[str, Any]) -> None:
         ({"kernel": "5.9-rc12"}, "kernel 5.9-rc12 is older than 5.10; upgrade and reboot"),
         ({"kernel": "4.19.0-27"}, "kernel 4.19.0-27 is older than 5.10; upgrade and reboot"),
         ({"memory_mib": 960}, "960 MiB of memory; the stack needs 1800"),
-        ({"free_mib": 4999}, "4999 MiB free below /var/lib; the stack needs 5000"),
+        (
+            {"free_mib": 299, "deployed": True},
+            "299 MiB free below /var/lib; a deploy needs 300",
+        ),
+        ({"free_mib": 4999}, "4999 MiB free below /var/lib; a deploy needs 5000"),
         *(
             ({"filesystem": name}, f"/var/lib/docker is on {name}; Qdrant needs a local disk")
             for name in ("nfs4", "cifs", "smb3", "fuse.sshfs", "9p", "tmpfs")

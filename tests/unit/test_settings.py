@@ -96,7 +96,13 @@ SETTINGS_MISTAKES = [
      'edge certificate and private_key are for mode "external" only'),
     ("[edge]\nprivate_key = 'a.key'", "edge.private_key must be an absolute path of a file on the "
      "host"),
-    ("[edge]\nport = 8443", "edge port and api_port are the same"),
+    ("[edge]\nport = 8443\n[api]\nimage = 'a:1'", "edge.api_port = 8443 is taken by edge.port"),
+    ("[edge]\nport = 6333", "edge.port = 6333 is taken by Qdrant's REST"),
+    ("[api]\nimage = 'a:1'\nport = 443", "api.port = 443 is taken by edge.port"),
+    ("[host]\noperator_account = 'root'", "host.operator_account must be an account of its own, "
+     "not root"),
+    ("[api]\ngit = {repository = 'https://token@example.com/a', ref = 'v1'}", "api.git.repository "
+     "must be an address that starts with https://, ssh:// or git@, without a password in it"),
     ("[edge]\ndomain = 'https://knowledge.example.com'\nmode = 'acme'", "edge.domain must be a "
      "domain name such as knowledge.example.com"),
     ("[edge]\nemail = 'ops'", "edge.email must be an address such as ops@example.com"),
@@ -126,7 +132,7 @@ SETTINGS_MISTAKES = [
     ("[api]\ngit = {repository = 'https://git.example.com/a', ref = '--upload-pack=x'}",
      "api.git.ref must be a tag, a branch or a commit of git"),
     ("[api]\ngit = {repository = '/tmp/a', ref = 'v1'}", "api.git.repository must be an address "
-     "that starts with https:// or git@"),
+     "that starts with https://, ssh:// or git@, without a password in it"),
 ]  # fmt: skip
 
 
