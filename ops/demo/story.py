@@ -21,7 +21,7 @@ from ops.errors import ServiceError
 from ops.health import Status, examine
 from ops.render.files import ROOT
 from ops.render.stack import pinned_images
-from ops.sandbox import Client, client, image_archive, image_kinds, up
+from ops.sandbox import Client, client, image_archive, up
 from ops.sandbox.visit import PORTS, open_ports, visit
 from ops.settings import Environment, load_environment
 
@@ -46,8 +46,6 @@ def run(console: Console) -> None:
     sandbox = up(say)
     environment = load_environment(sandbox.environment)
     archive = image_archive(pinned_images(environment.settings), say)
-    for image, kind in image_kinds().items():
-        say(f"{image}: {kind}")
     console.rule("2  deploy over SSH")
     _deploy(environment, archive, say)
     _examine(environment, say)
