@@ -30,6 +30,23 @@ KEY = ROOT / ".stackroom" / "sandbox" / "id_ed25519"
 INVENTORY = ROOT / "inventory"
 QDRANT, EDGE = "stackroom-qdrant-1", "stackroom-edge-1"
 
+# what `sshd -T` has to say of the drop-in
+HARDENED = {
+    "passwordauthentication": "no",
+    "kbdinteractiveauthentication": "no",
+    "authenticationmethods": "publickey",
+    "permitrootlogin": "without-password",
+    "permitemptypasswords": "no",
+    "permituserenvironment": "no",
+    "x11forwarding": "no",
+    "allowagentforwarding": "no",
+    "allowtcpforwarding": "local",
+    "permittunnel": "no",
+    "gatewayports": "no",
+    "maxauthtries": "6",
+    "logingracetime": "30",
+}
+
 Done = subprocess.CompletedProcess[str]
 
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from hands import Attempt, changed_environment, deploy, holds, on_host, plan, ssh, until
+from hands import HARDENED, Attempt, changed_environment, deploy, holds, on_host, plan, ssh, until
 
 from ops.settings import Environment
 
@@ -98,23 +98,6 @@ def test_sshd_is_hardened(deployed: Environment) -> None:
     in_force = dict(line.split(" ", 1) for line in on_host("sshd -T").splitlines() if " " in line)
 
     assert {key: in_force[key] for key in HARDENED} == HARDENED
-
-
-HARDENED = {
-    "passwordauthentication": "no",
-    "kbdinteractiveauthentication": "no",
-    "authenticationmethods": "publickey",
-    "permitrootlogin": "without-password",
-    "permitemptypasswords": "no",
-    "permituserenvironment": "no",
-    "x11forwarding": "no",
-    "allowagentforwarding": "no",
-    "allowtcpforwarding": "local",
-    "permittunnel": "no",
-    "gatewayports": "no",
-    "maxauthtries": "4",
-    "logingracetime": "30",
-}
 
 
 def test_the_operator_logs_in_and_may_become_root(deployed: Environment) -> None:
