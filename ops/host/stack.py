@@ -87,7 +87,8 @@ def volumes(wanted: list[Volume]) -> Commands:
     names = " ".join(shlex.quote(volume.name) for volume in wanted)
     found = host.get_fact(
         Lines,
-        script=f"docker version >/dev/null 2>&1 && echo docker; for v in {names}; do m=$(docker volume inspect -f '{{{{.Mountpoint}}}}' $v"
+        script="docker version >/dev/null 2>&1 && echo docker;"
+        f" for v in {names}; do m=$(docker volume inspect -f '{{{{.Mountpoint}}}}' $v"
         ' 2>/dev/null) && echo "$v $(stat -c %u "$m")"; done; true',
     )
     missing = [volume for volume in wanted if f"{volume.name} {volume.uid}" not in found]
