@@ -37,6 +37,8 @@ lock: ## renew requirements/*.lock (needs uv)
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header \
 	  --no-emit-find-links pyproject.toml -o requirements/runtime.lock
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header \
+	  --no-emit-find-links -c requirements/runtime.lock requirements/host.in -o requirements/host.lock
+	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header \
 	  --no-emit-find-links --extra dev pyproject.toml -o requirements/dev.lock
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header \
 	  --no-emit-find-links --extra dev --extra bench pyproject.toml -o requirements/bench.lock

@@ -27,7 +27,7 @@ class UnreachableError(StackroomError):
 
 
 class LockedError(StackroomError):
-    """Another operator is changing the host."""
+    """Somebody else is at it: another operator's deploy, or another backup run."""
 
     exit_code = 5
 
@@ -48,3 +48,15 @@ class ServiceError(StackroomError):
     """A service answered, but refused or failed the request."""
 
     exit_code = 8
+
+
+class BackupError(StackroomError):
+    """A backup, a check, a drill or a restore failed: what it was for does not hold (CRITICAL)."""
+
+    exit_code = 2
+
+
+class UnprovenError(StackroomError):
+    """A proof could not be made: neither good nor bad is known of the backup (UNKNOWN)."""
+
+    exit_code = 3

@@ -31,7 +31,11 @@ keys = ["{PUBLIC_KEY}"]
 [developers.bob]
 addresses = ["198.51.100.128/25", "2001:db8:b0b::/48"]
 """
-SECRETS = "[secrets]\n" + "".join(f'{name} = "{value}"\n' for name, value in CANARIES.items())
+# read by the host's own verbs, and never part of the stack
+HOST_CANARIES = {"restic_password": "canary-restic-password-0123456789abcde"}
+SECRETS = "[secrets]\n" + "".join(
+    f'{name} = "{value}"\n' for name, value in (CANARIES | HOST_CANARIES).items()
+)
 
 WriteEnvironment = Callable[..., Path]
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import yaml
+from pydantic import SecretStr
 
 from ops.errors import SettingsError
 from ops.render.files import RenderedFile, read_compose, render
@@ -91,8 +92,8 @@ def render_stack(environment: Environment, memory_mib: int, cpus: int) -> Stack:
 
 
 def _check_secrets(secrets: Secrets) -> None:
-    for name in Secrets.model_fields:
-        secret = getattr(secrets, name)
+    for name in ("qdrant_api_key", "qdrant_alt_api_key", "api_token", "mistral_api_key"):
+        secret: SecretStr | None = getattr(secrets, name)
         if secret and not _TOKEN.fullmatch(secret.get_secret_value()):
             raise SettingsError(
                 f"secrets.toml: secrets.{name} must be of A-Z, a-z, 0-9 and . _ ~ + / - only",

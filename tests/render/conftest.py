@@ -30,7 +30,8 @@ def make_environment(
         **settings: Any,
     ) -> Environment:
         folder = tmp_path_factory.mktemp("environment")
-        kept = {k: v for k, v in (canaries | (secrets or {})).items() if v is not None}
+        wanted = canaries | {"restic_password": "r" * 32} | (secrets or {})
+        kept = {k: v for k, v in wanted.items() if v is not None}
         for name, document in {
             "settings": settings,
             "developers": {"operators": people},

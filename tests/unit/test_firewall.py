@@ -33,7 +33,7 @@ from ops.render.firewall import (
 from ops.settings.model import Edge, Settings
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f anna"
-SECRETS = {"qdrant_api_key": "k" * 32, "api_token": "t" * 32}
+SECRETS = {name: "k" * 32 for name in ("qdrant_api_key", "api_token", "restic_password")}
 TOOLS: dict[Family, str] = {"v4": "iptables", "v6": "ip6tables"}
 PATH = f"{os.environ['PATH']}:/usr/sbin:/sbin"
 MODES: list[dict[str, Any]] = [

@@ -30,7 +30,8 @@ def environment(folder: Path, port: int, edge: str = "") -> Environment:
     )
     secrets = folder / "secrets.toml"
     secrets.touch(0o600)
-    secrets.write_text(f'[secrets]\nqdrant_api_key = "{SECRET}"\napi_token = "{SECRET}"\n')
+    names = ("qdrant_api_key", "api_token", "restic_password")
+    secrets.write_text("[secrets]\n" + "".join(f'{name} = "{SECRET}"\n' for name in names))
     (folder / "hosts.py").write_text(
         "from ops.settings import machines\n"
         f'hosts = machines(__file__, address="127.0.0.1", port={port})\n'

@@ -54,7 +54,7 @@ EXAMPLE = ["example/developers.toml", "example/hosts.py", "example/settings.toml
 def test_a_new_environment_loads(home: Path, init: Init, public_key: str) -> None:
     created = init(address="2001:db8::10", user="debian", source="2001:db8::20")
     assert created.written == ["hosts.py", "settings.toml", "developers.toml"]
-    assert created.generated == ["qdrant_api_key", "api_token"]
+    assert created.generated == ["qdrant_api_key", "api_token", "restic_password"]
     assert created.kept == []
     environment = load_environment(home / "production")
     assert (environment.machine.address, environment.machine.user) == ("2001:db8::10", "debian")
@@ -86,7 +86,7 @@ def test_a_missing_secret_is_added_and_the_others_stay(home: Path, init: Init) -
         f'# kept\n[secrets]\nqdrant_api_key = "{first["qdrant_api_key"]}"\n'
         'mistral_api_key = "from-the-provider"\n'
     )
-    assert ensure_secrets(path.parent) == ["api_token"]
+    assert ensure_secrets(path.parent) == ["api_token", "restic_password"]
     second = tomllib.loads(path.read_text())["secrets"]
     assert second["qdrant_api_key"] == first["qdrant_api_key"]
     assert second["mistral_api_key"] == "from-the-provider"

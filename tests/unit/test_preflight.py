@@ -48,7 +48,7 @@ API = {"image": "a:1", "port": 8000}
 def some_settings(**other: Any) -> Settings:
     return Settings(
         operators={"anna": {"addresses": ["198.51.100.7"], "keys": [KEY]}},
-        secrets={"qdrant_api_key": "k" * 32, "api_token": "t" * 32},
+        secrets=dict.fromkeys(("qdrant_api_key", "api_token", "restic_password"), "k" * 32),
         **other,
     )
 

@@ -422,7 +422,7 @@ def test_addresses_come_once_each_in_canonical_form(write_environment: WriteEnvi
 def test_the_example_loads_with_generated_secrets(tmp_path: Path) -> None:
     folder = tmp_path / "copy"
     shutil.copytree(EXAMPLE, folder)
-    assert ensure_secrets(folder) == ["qdrant_api_key", "api_token"]
+    assert ensure_secrets(folder) == ["qdrant_api_key", "api_token", "restic_password"]
     (collection,) = load_environment(folder).settings.collections.values()
     assert collection.payload_indexes == {
         "content_type": "keyword",

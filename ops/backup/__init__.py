@@ -1,0 +1,1 @@
+"""Proven copies of the data: collect, publish, store, verify, retain. Restores nothing."""
