@@ -13,10 +13,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
-from ops.errors import MissingToolError, ServiceError, UnreachableError
+from ops.errors import MissingToolError, ServiceError, UnprovenError, UnreachableError
 
 SCRATCH_LABEL = "stackroom.scratch"  # on whatever a throw-away service is made of
+OWNER_LABEL = "stackroom.owner"  # the environment: two of them may share one engine
 QUICK_SECONDS = 60.0
+PULL_SECONDS = 1800.0
+KILLED = 137  # a container's exit code after SIGKILL: it did not stop in order
 
 
 def docker(*arguments: str, stdin: str = "", timeout: float = QUICK_SECONDS) -> str:
@@ -117,20 +120,58 @@ def mountpoint(volume: str) -> Path:
     return Path(found["Mountpoint"])
 
 
+def need_image(image: str, *, pull: bool) -> None:
+    """See to it that an image is on this machine.
+
+    Raises UnprovenError where it is not, and may not or cannot be pulled.
+    """
+    if inspect("image", image):
+        return
+    if not pull:
+        raise UnprovenError(
+            f"the image {image} is not on this machine, and is not to be pulled",
+            f"docker pull {image}",
+        )
+    try:
+        docker("pull", "--quiet", image, timeout=PULL_SECONDS)
+    except (ServiceError, UnreachableError) as error:
+        raise UnprovenError(
+            f"the image {image} is not on this machine and cannot be pulled: {error.message}",
+            f"docker pull {image}  (or docker load it from another machine)",
+        ) from None
+
+
+def confined(
+    *, memory: int = 0, cpus: float = 0, pids: int = 512, capabilities: Sequence[str] = ()
+) -> list[str]:
+    """Options for `Scratch.start`: no capability but those named, and less than the live service.
+
+    `memory` in bytes and `cpus` are upper limits, 0 for none; whoever else wants the processor
+    comes first in any case.
+    """
+    return [
+        *("--cap-drop", "ALL", *(f"--cap-add={name}" for name in capabilities)),
+        *("--pids-limit", str(pids), "--cpu-shares", "128"),
+        *(("--memory", str(memory)) if memory else ()),
+        *(("--cpus", f"{cpus:g}") if cpus else ()),
+    ]
+
+
 class Scratch:
     """A place for throw-away services: an internal network of its own, and all that is put on it.
 
     On exit everything with its label is removed: containers, the network and, unless kept,
-    volumes. `remove_all` clears what a killed run has left.
+    volumes. `remove_all` clears what a killed run of the same owner has left.
     """
 
-    def __init__(self, purpose: str) -> None:
+    def __init__(self, purpose: str, *, owner: str = "stackroom") -> None:
         self.name = f"stackroom-{purpose}-{uuid.uuid4().hex[:8]}"
         self._label = f"{SCRATCH_LABEL}={self.name}"
+        self._labels = ("--label", self._label, "--label", f"{OWNER_LABEL}={owner}")
         self._kept: set[str] = set()
 
     def __enter__(self) -> Self:
-        docker("network", "create", "--internal", "--label", self._label, self.name)
+        docker("network", "create", "--internal", *self._labels, self.name)
         return self
 
     def __exit__(
@@ -139,12 +180,12 @@ class Scratch:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        _remove(self._label, self._kept)
+        _remove((self._label,), self._kept)
 
     def volume(self, name: str) -> str:
         """A new empty volume; its full name."""
         full = f"{self.name}-{name}"
-        docker("volume", "create", "--label", self._label, full)
+        docker("volume", "create", *self._labels, full)
         return full
 
     def keep(self, volume: str) -> None:
@@ -159,12 +200,13 @@ class Scratch:
         options: Sequence[str] = (),
         timeout: float = 120,
     ) -> str:
-        """Start a container on the internal network; its name. Nothing is published."""
+        """Start a container on the internal network; its name. Nothing is published or pulled."""
         full = f"{self.name}-{name}"
         docker(
-            *("run", "--detach", "--name", full, "--network", self.name, "--label", self._label),
-            *("--network-alias", name, "--restart", "no"),
+            *("run", "--detach", "--name", full, "--network", self.name, *self._labels),
+            *("--network-alias", name, "--restart", "no", "--pull", "never"),
             *("--security-opt", "no-new-privileges:true"),
+            *("--log-driver", "json-file", "--log-opt", "max-size=10m"),
             *options,
             image,
             *command,
@@ -173,9 +215,16 @@ class Scratch:
         return full
 
     def stop(self, container: str, *, timeout: int = 90) -> None:
-        """Stop it in order, so that what it holds reaches its volume; then remove it."""
+        """Stop it in order, so that what it holds reaches its volume; then remove it.
+
+        Raises ServiceError where it had to be killed, or was before.
+        """
         docker("stop", "--time", str(timeout), container, timeout=timeout + 30)
-        docker("rm", "--force", container)
+        state = (inspect("container", container) or {"State": {}})["State"]
+        docker("rm", "--force", "--volumes", container)
+        if state.get("ExitCode") == KILLED:
+            why = "ran out of memory" if state.get("OOMKilled") else f"did not stop in {timeout} s"
+            raise ServiceError(f"the throw-away service {container} {why}", "free -h")
 
     def address(self, container: str) -> str:
         """The container's IPv4 address on the internal network; this machine reaches it."""
@@ -183,17 +232,18 @@ class Scratch:
         return str(found["NetworkSettings"]["Networks"][self.name]["IPAddress"])
 
 
-def remove_all() -> None:
-    """Remove every scratch that is there: none is ours while the backup lock was free."""
-    _remove(SCRATCH_LABEL, set())
+def remove_all(owner: str) -> None:
+    """Remove every scratch of that owner: none is in use while the owner's backup lock is held."""
+    _remove((SCRATCH_LABEL, f"{OWNER_LABEL}={owner}"), set())
 
 
-def _remove(label: str, kept: set[str]) -> None:
-    containers = docker("ps", "--all", "--quiet", "--filter", f"label={label}").split()
+def _remove(labels: Sequence[str], kept: set[str]) -> None:
+    filters = [part for label in labels for part in ("--filter", f"label={label}")]
+    containers = docker("ps", "--all", "--quiet", *filters).split()
     if containers:
         docker("rm", "--force", "--volumes", *containers, timeout=120)
-    for volume in docker("volume", "ls", "--quiet", "--filter", f"label={label}").split():
+    for volume in docker("volume", "ls", "--quiet", *filters).split():
         if volume not in kept:
             docker("volume", "rm", "--force", volume)
-    for network in docker("network", "ls", "--quiet", "--filter", f"label={label}").split():
+    for network in docker("network", "ls", "--quiet", *filters).split():
         docker("network", "rm", network)
