@@ -21,13 +21,15 @@ def _clock(text: str) -> str:
 
 
 def _folder(text: str) -> str:
-    if not re.fullmatch(r"(/[\w.@+-]+)+", text):
+    if not re.fullmatch(r"(/(?!\.\.?(/|$))[\w.@+-]+)+", text):
         raise ValueError("must be an absolute path on the host, below the root folder")
     return text
 
 
 def _offsite_repository(text: str) -> str:
-    kinds = r"s3:https?://\S+|sftp:[^@\s]+@[^:\s]+:\S+|rclone:[\w .-]+:\S*"
+    # ssh takes a name that begins with a hyphen for an option
+    login = r"[A-Za-z0-9_][\w.-]*@[A-Za-z0-9\[][\w.:\[\]-]*"
+    kinds = rf"s3:https?://\S+|sftp:{login}:[\w./~@+-]+|rclone:\w[\w .-]*:\S*"
     if not re.fullmatch(kinds, text):
         raise ValueError(
             'must be a restic repository: "s3:https://<server>/<bucket>/<path>",'
@@ -35,6 +37,12 @@ def _offsite_repository(text: str) -> str:
         )
     if re.match(r"s3:https?://[^/]*@", text):
         raise ValueError("must not hold a password; keys belong into secrets.toml")
+    return text
+
+
+def _host_key(text: str) -> str:
+    if text and not re.fullmatch(r"(ssh-|ecdsa-)[a-z0-9-]+ [A-Za-z0-9+/]+=*", text):
+        raise ValueError('must be a kind and a key, such as "ssh-ed25519 AAAA..."')
     return text
 
 
@@ -54,7 +62,7 @@ class Offsite(_Model):
     repository: Annotated[str, AfterValidator(_offsite_repository)]
     # sftp: the server's port and its host key, a line of known_hosts without the name
     port: Annotated[int, Field(ge=1, le=65535)] = 22
-    host_key: str = ""
+    host_key: Annotated[str, AfterValidator(_host_key)] = ""
     connections: Annotated[int, Field(ge=1, le=32)] = 3
     # the far side refuses deletions: history is pruned there, not from the machine
     append_only: bool = False

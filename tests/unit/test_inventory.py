@@ -100,7 +100,7 @@ def test_secrets_differ_between_environments(home: Path, init: Init) -> None:
     for name in ("one", "two"):
         init(name=name)
         values |= set(tomllib.loads((home / name / "secrets.toml").read_text())["secrets"].values())
-    assert len(values) == 4
+    assert len(values) == 6
 
 
 def test_secrets_are_private_from_the_first_moment(

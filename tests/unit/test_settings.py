@@ -26,6 +26,9 @@ KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZG
 ANNA = f'[operators.anna]\naddresses = ["198.51.100.20"]\nkeys = ["{KEY}"]\n'
 API_KEY = 'qdrant_api_key = "canary-0123456789-0123456789-0123456789"\n'
 API_TOKEN = 'api_token = "canary-0123456789-0123456789-0123456789"\n'
+RESTIC = 'restic_password = "canary-0123456789-0123456789-0123456789"\n'
+ALL_SECRETS = f"[secrets]\n{API_KEY}{API_TOKEN}{RESTIC}"
+OFFSITE = "[backup.offsite]\nrepository = "
 
 
 def refusal(folder: Path) -> str:
@@ -133,6 +136,33 @@ SETTINGS_MISTAKES = [
      "api.git.ref must be a tag, a branch or a commit of git"),
     ("[api]\ngit = {repository = '/tmp/a', ref = 'v1'}", "api.git.repository must be an address "
      "that starts with https://, ssh:// or git@, without a password in it"),
+    # backups and escrow
+    ("[backup]\ndaily_at = '24:00'", 'backup.daily_at must be a time such as "02:30"'),
+    ("[backup]\nweekly_on = 'Sunday'", 'backup.weekly_on must be "Mon", "Tue", "Wed", "Thu", '
+     '"Fri", "Sat" or "Sun"'),
+    *(
+        (f"[backup]\nlocal = '{path}'", "backup.local must be an absolute path on the host, below "
+         "the root folder")
+        for path in ("", "/", "backups", "/srv/../etc", "/srv/.", "/srv/a b", "/srv/")
+    ),
+    ("[backup.keep]\nlast = 0", "backup.keep.last must be 1 or more"),
+    *(
+        (f"{OFFSITE}'{repository}'", 'backup.offsite.repository must be a restic repository: '
+         '"s3:https://<server>/<bucket>/<path>", "sftp:<user>@<host>:<path>" or '
+         '"rclone:<remote>:<path>"')
+        for repository in ("/srv", "ftp:a", "sftp:host:path", "sftp:-oProxyCommand=a@host:path",
+                           "rclone:-v:path", "s3:host/bucket")
+    ),
+    (f"{OFFSITE}'s3:https://key:word@s3.example.com/a'", "backup.offsite.repository must not hold "
+     "a password; keys belong into secrets.toml"),
+    (f"{OFFSITE}'sftp:u1@box.example.com:a'", "backup.offsite needs host_key: ssh-keyscan -t "
+     "ed25519 <host> prints it; compare it first"),
+    (f"{OFFSITE}'sftp:u1@box.example.com:a'\nhost_key = 'box ssh-ed25519 AAAA'",
+     'backup.offsite.host_key must be a kind and a key, such as "ssh-ed25519 AAAA..."'),
+    (f"{OFFSITE}'rclone:a:b'\n[backup]\nlocal_only = true", "backup has offsite and local_only; "
+     "choose one"),
+    ("[escrow]\nrecipients = ['" + KEY + "']", "escrow recipients needs two keys or more: one lost "
+     "laptop must not matter"),
 ]  # fmt: skip
 
 
@@ -210,23 +240,39 @@ def test_a_mistake_in_developers_toml(
 
 
 SECRETS_MISTAKES = [
-    ("[secrets]\n" + API_KEY, "secrets.api_token is missing; stackroom init generates it"),
+    (f"[secrets]\n{API_KEY}{RESTIC}", "secrets.api_token is missing; stackroom init generates it"),
     ("", "secrets is missing; stackroom init generates it"),
     (
-        f"[secrets]\n{API_TOKEN}qdrant_api_key = 'canary'",
+        f"[secrets]\n{API_TOKEN}{RESTIC}qdrant_api_key = 'canary'",
         "secrets.qdrant_api_key must have at least 32 characters",
     ),
     (
-        f"[secrets]\n{API_TOKEN}{API_KEY}qdrant_alt_api_key = 'canary'",
+        f"[secrets]\n{API_KEY}{API_TOKEN}restic_password = 'canary'",
+        "secrets.restic_password must have at least 32 characters",
+    ),
+    (
+        f"{ALL_SECRETS}qdrant_alt_api_key = 'canary'",
         "secrets.qdrant_alt_api_key must have at least 32 characters",
     ),
     (
-        f"[secrets]\n{API_TOKEN}qdrant_api_key = ['canary']",
+        f"[secrets]\n{API_TOKEN}{RESTIC}qdrant_api_key = ['canary']",
         "secrets.qdrant_api_key must be a text in quotes",
     ),
     (
-        f"[secrets]\n{API_TOKEN}{API_KEY}openai_api_key = 'canary'",
+        f"{ALL_SECRETS}openai_api_key = 'canary'",
         "secrets.openai_api_key is not a key of Stackroom; did you mean secrets.qdrant_api_key?",
+    ),
+    (
+        f"{ALL_SECRETS}notice_urls = 'canary'",
+        'secrets.notice_urls must be a list such as ["..."]',
+    ),
+    (
+        f"{ALL_SECRETS}ping_urls = {{ restore = 'canary' }}",
+        'secrets.ping_urls.restore must be "backup", "check", "prune" or "drill"',
+    ),
+    (
+        f"{ALL_SECRETS}offsite_env = {{ aws-key = 'canary' }}",
+        "secrets.offsite_env.aws-key must be the name of an environment variable",
     ),
 ]
 
@@ -488,11 +534,12 @@ def test_every_key_of_the_model_stands_in_the_example() -> None:
 
 def test_the_examples_commented_values_are_the_defaults() -> None:
     defaults = {key: value for key, value in model_keys(Settings) if "*" not in key}
-    # the optional service: where it comes from has no default
+    # what has no default: the optional service's source, a second repository, people's keys
+    no_default = {("api", "image"), ("api", "git"), ("escrow", "recipients")}
     compared = {
         key: value
         for key, value in written_keys("settings.toml").items()
-        if key in defaults and key[:2] not in {("api", "image"), ("api", "git")}
+        if key in defaults and key[:2] not in no_default and key[-1] != "repository"
     }
     assert len(compared) > 25
     assert compared == {key: defaults[key] for key in compared}
