@@ -78,7 +78,8 @@ def exec_into(
 
 def _failure(arguments: Sequence[str], stderr: str) -> UnreachableError | ServiceError:
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
-    last = lines[-1] if lines else "no message"
+    said = [line for line in lines if not line.startswith(("See 'docker", "Run 'docker"))]
+    last = said[-1] if said else "no message"
     if "Cannot connect to the Docker daemon" in stderr:
         return UnreachableError("the Docker daemon does not answer", "systemctl status docker")
     return ServiceError(f"docker {' '.join(arguments[:3])}: {last}")
