@@ -18,7 +18,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import SecretStr
 
-from ops.clients.qdrant import QdrantRest, connect
+from ops.clients.qdrant import connect
+from ops.clients.rest import QdrantRest
 from ops.errors import ServiceError, SettingsError, UnreachableError
 
 KEY = SecretStr("a-key-that-is-long-enough-for-a-jwt-secret")

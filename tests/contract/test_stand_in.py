@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import resource
 import secrets
 import signal
 import time
@@ -81,7 +83,7 @@ def test_what_it_lacks_it_refuses_by_name(stand_in: StandIn) -> None:
     stand_in.start()
     server = spoken_to(stand_in)
     server.result("PUT", "/collections/a", {"vectors": {"size": 2, "distance": "Dot"}})
-    for path in ("/collections/a/snapshots", "/snapshots", "/collections/a/facet"):
+    for path in ("/snapshots", "/collections/a/facet"):
         status, words = server.refused("POST", path, {})
         assert status == 501
         assert words.startswith("The stand-in for Qdrant has no ")
@@ -166,3 +168,79 @@ def test_the_audit_log_names_who_did_what(stand_in: StandIn) -> None:
         "result": "denied",
         "error": "Unauthorized: Invalid API key or JWT",
     }
+
+
+def snapshot_of(server: Server, collection: str) -> tuple[str, bytes]:
+    made = server.result("POST", f"/collections/{collection}/snapshots")
+    path = f"/collections/{collection}/snapshots/{made['name']}"
+    return made["name"], server.send("GET", path).content
+
+
+def test_a_file_of_the_snapshot_folder_is_recovered(stand_in: StandIn) -> None:
+    stand_in.start()
+    server = spoken_to(stand_in)
+    fill(server)
+    name, content = snapshot_of(server, "kept")
+    folder = stand_in.folder / "snapshots/kept"
+    assert (folder / name).read_bytes() == content
+    assert (folder / f"{name}.checksum").read_text() == hashlib.sha256(content).hexdigest()
+    body = {"location": f"file://{folder / name}", "priority": "snapshot"}
+    wrong = server.refused("PUT", "/collections/a/snapshots/recover", body | {"checksum": "3" * 64})
+    assert wrong[0] == 400
+    assert wrong[1].startswith("Wrong input: Snapshot checksum mismatch: expected 333")
+    assert server.result("PUT", "/collections/a/snapshots/recover", body) is True
+    count = server.result("POST", "/collections/a/points/count", {"exact": True})
+    assert count == {"count": 200}
+    (stand_in.folder / "snapshots/kept/link.snapshot").symlink_to("/etc/passwd")
+    outside = {"location": f"file://{folder}/link.snapshot"}
+    assert server.refused("PUT", "/collections/b/snapshots/recover", outside)[0] == 403
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_what_was_restored_is_there_after_a_restart(
+    stand_in: StandIn, number: signal.Signals
+) -> None:
+    stand_in.start()
+    server = spoken_to(stand_in)
+    fill(server)
+    name, _ = snapshot_of(server, "kept")
+    before = state(server)
+    server.result("POST", "/collections/kept/points/delete?wait=true", {"points": [1, 2]})
+    body = {"location": f"file://{stand_in.folder}/snapshots/kept/{name}"}
+    assert server.result("PUT", "/collections/kept/snapshots/recover", body) is True
+    stand_in.stop(number)
+    stand_in.start()
+    assert state(server) == before
+    assert len(server.result("GET", "/collections/kept/snapshots")) == 1
+
+
+def test_any_flipped_bit_is_found_without_a_checksum(stand_in: StandIn) -> None:
+    """The real server finds it by the checksum alone; here nothing may slip through."""
+    stand_in.start()
+    server = spoken_to(stand_in)
+    fill(server)
+    name, content = snapshot_of(server, "kept")
+    file = stand_in.folder / "snapshots/kept" / name
+    before = state(server)
+    for position in (0, 600, len(content) // 3, len(content) - 200, len(content) - 1):
+        damaged = bytearray(content)
+        damaged[position] ^= 1
+        file.write_bytes(damaged)
+        body = {"location": f"file://{file}"}
+        for target in ("kept", "new"):
+            path = f"/collections/{target}/snapshots/recover"
+            assert server.refused("PUT", path, body)[0] == 500
+    assert state(server) == before
+
+
+def test_a_full_disk_leaves_no_part_of_a_snapshot(stand_in: StandIn) -> None:
+    stand_in.start()
+    server = spoken_to(stand_in)
+    fill(server)
+    assert stand_in.process is not None
+    limit = 4096  # no file may become larger
+    resource.prlimit(stand_in.process.pid, resource.RLIMIT_FSIZE, (limit, limit))
+    status, words = server.refused("POST", "/collections/kept/snapshots")
+    assert (status, words[:24]) == (500, "Service internal error: ")
+    snapshots = stand_in.folder / "snapshots"
+    assert [path for path in snapshots.rglob("*") if path.is_file()] == []

@@ -25,6 +25,7 @@ class Config:
     read_only_api_key: str | None
     jwt_rbac: bool
     storage: Path
+    snapshots: Path
     audit: Path | None
     trust_forwarded_headers: bool
 
@@ -54,6 +55,7 @@ def load(folder: Path, environ: Mapping[str, str]) -> Config:
         read_only_api_key=_key(service, "read_only_api_key"),
         jwt_rbac=bool(service.get("jwt_rbac", False)),
         storage=folder / storage.get("storage_path", "storage"),
+        snapshots=folder / storage.get("snapshots_path", "snapshots"),
         audit=folder / audit.get("dir", "storage/audit") if audit.get("enabled") else None,
         trust_forwarded_headers=bool(audit.get("trust_forwarded_headers", False)),
     )

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import qdrant_edge as edge
-from pydantic import BaseModel, BeforeValidator, TypeAdapter, ValidationError
+from pydantic import BaseModel, BeforeValidator, StrictStr, TypeAdapter, ValidationError
 from qdrant_client import models as m
 
 from . import VERSION, translate
 from .auth import Identity
 from .errors import ApiError, bad_body, lacking, not_found
+from .snapshots import Snapshots
 from .store import Store
 
 Json = Any
@@ -34,7 +35,7 @@ class Call:
 
 
 Guard = Callable[[Identity, str], None]
-Run = Callable[[Store, Call], Json]
+Run = Callable[[Any, Call], Json]  # on the store, or on the snapshots
 
 
 @dataclass(frozen=True)
@@ -279,8 +280,19 @@ def _vector_of(store: Store, name: str, point: Any, using: str | None) -> list[f
     return list(vector[using] if isinstance(vector, dict) else vector)
 
 
-def _no_snapshots(_: Store, __: Call) -> Json:
-    raise lacking("snapshots")
+def _no_full_snapshots(_: Store, __: Call) -> Json:
+    raise lacking("snapshots of the whole storage")
+
+
+class Recover(BaseModel):
+    location: StrictStr
+    priority: Literal["no_sync", "snapshot", "replica"] | None = None
+    checksum: StrictStr | None = None
+    api_key: StrictStr | None = None
+
+
+def _recover(snapshots: Snapshots, call: Call) -> Json:
+    return snapshots.recover(call.collection, call.body.location, call.body.checksum)
 
 
 OPERATIONS: Mapping[str, Operation] = {
@@ -318,13 +330,28 @@ OPERATIONS: Mapping[str, Operation] = {
     "metrics": Operation(_looks_everywhere, _metrics),
     "cluster_status": Operation(_looks_everywhere, lambda _, __: {"status": "disabled"}),
     "issues": Operation(_anybody, lambda _, __: {"issues": []}),
-    "list_snapshots": Operation(_reads_whole, lambda _, __: []),
-    "create_snapshot": Operation(_writes_whole, _no_snapshots),
+    "list_snapshots": Operation(_reads_whole, lambda s, c: s.list(c.collection)),
+    "create_snapshot": Operation(_writes_whole, lambda s, c: s.create(c.collection)),
+    "get_snapshot": Operation(_reads_whole, lambda s, c: s.path(c.collection, c.key)),
+    "delete_collection_snapshot": Operation(
+        _writes_whole, lambda s, c: s.delete(c.collection, c.key)
+    ),
+    "recover_from_snapshot": Operation(_manages, _recover, Recover),
+    "upload_snapshot": Operation(_manages, lambda s, c: s.restore_uploaded(c.collection, *c.body)),
     "list_full_snapshots": Operation(_looks_everywhere, lambda _, __: []),
-    "create_full_snapshot": Operation(_manages, _no_snapshots),
+    "create_full_snapshot": Operation(_manages, _no_full_snapshots),
 }
 
 
+# what runs on the files of snapshots and not on the store
+ABOUT_SNAPSHOTS = {
+    "list_snapshots",
+    "create_snapshot",
+    "get_snapshot",
+    "delete_collection_snapshot",
+    "recover_from_snapshot",
+    "upload_snapshot",
+}
 # as in the real server's audit log: another operation's name, no collection, or no line at all
 LOGGED_AS = {"get_point": "retrieve", "query_points": "query_batch"}
 LOGGED_WITHOUT_COLLECTION = {

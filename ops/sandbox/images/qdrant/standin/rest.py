@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import resource
 import socket
+import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -15,8 +18,9 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from . import TITLE, VERSION
 from .errors import ApiError, KeyRefused, bad_body, lacking
-from .operations import Call, fit
+from .operations import OPERATIONS, Call, fit
 from .service import Service
+from .upload import Body, receive
 
 WITHOUT_KEY = {
     "/healthz": "healthz check passed",
@@ -55,6 +59,10 @@ ROUTES = {
     ("GET", "/issues"): "issues",
     ("GET", f"{C}/snapshots"): "list_snapshots",
     ("POST", f"{C}/snapshots"): "create_snapshot",
+    ("POST", f"{C}/snapshots/upload"): "upload_snapshot",
+    ("PUT", f"{C}/snapshots/recover"): "recover_from_snapshot",
+    ("GET", f"{C}/snapshots/{{key}}"): "get_snapshot",
+    ("DELETE", f"{C}/snapshots/{{key}}"): "delete_collection_snapshot",
     ("GET", "/snapshots"): "list_full_snapshots",
     ("POST", "/snapshots"): "create_full_snapshot",
 }
@@ -62,6 +70,14 @@ PATTERNS = [
     (verb, re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", path)), method)
     for (verb, path), method in ROUTES.items()
 ]
+CREATE_BY_NAME = {"create_collection", "upload_snapshot"}
+# these can be asked to go on alone, which the answer 202 says; anything else is done when answered
+IN_THE_BACKGROUND = {
+    "create_snapshot",
+    "delete_collection_snapshot",
+    "recover_from_snapshot",
+    "upload_snapshot",
+}
 FORBIDDEN_IN_NAMES = set('<>:"/\\|?*\0\x1f')
 
 
@@ -74,18 +90,22 @@ class Handler(BaseHTTPRequestHandler):
 
     def handle_any(self) -> None:
         started = time.monotonic()
-        raw = self.rfile.read(int(self.headers.get("content-length") or 0))
+        body = Body(self.rfile, int(self.headers.get("content-length") or 0))
         try:
-            self._answer(raw, started)
+            self._answer(body, started)
         except KeyRefused as refusal:
             self._send(refusal.status, refusal.message, "")
         except ApiError as error:
             status = {"error": error.message}
             self._send_json(error.status, {"status": status, "time": time.monotonic() - started})
+        except ConnectionError:
+            self.close_connection = True
+            return
+        body.drain()  # what nobody wanted; the next request stands behind it
 
     do_GET = do_PUT = do_POST = do_PATCH = do_DELETE = do_HEAD = do_OPTIONS = handle_any
 
-    def _answer(self, raw: bytes, started: float) -> None:
+    def _answer(self, body: Body, started: float) -> None:
         url = urlsplit(self.path)
         path = url.path.rstrip("/") or "/"
         if self.command == "GET" and path == "/":
@@ -99,23 +119,65 @@ class Handler(BaseHTTPRequestHandler):
         for verb, pattern, method in PATTERNS:
             if verb == self.command and (found := pattern.fullmatch(path)):
                 parts = {name: unquote(text) for name, text in found.groupdict().items()}
-                if method == "create_collection":
+                if method in CREATE_BY_NAME:
                     _check_name(parts["collection"])
-                body = fit(method, _json(raw)) if verb in ("PUT", "POST", "PATCH") else None
-                call = Call(identity, **parts, body=body, wait=_wait(url.query))
-                result = self.service.perform(method, call, path, self._remote())
-                self._reply(method, result, started)
+                background = method in IN_THE_BACKGROUND
+                call = Call(identity, **parts, wait=_wait(url.query, default=background))
+                if method == "upload_snapshot":
+                    self._receive(call, body, path, url.query, started)
+                    return
+                if OPERATIONS[method].model is not None:
+                    call = replace(call, body=fit(method, _json(body.read_all())))
+                self._perform(method, call, path, started)
                 return
         if path.startswith("/collections/"):
             raise lacking(f"{self.command} {path}")
         self._send(404, "", "")
 
+    def _perform(self, method: str, call: Call, path: str, started: float) -> None:
+        remote = self._remote()
+        if method in IN_THE_BACKGROUND and not call.wait:
+            self.service.admit(method, call, path, remote)
+
+            def alone() -> None:
+                with contextlib.suppress(ApiError):
+                    self.service.run(method, call)
+
+            threading.Thread(target=alone).start()
+            self._send_json(202, {"status": "accepted", "time": time.monotonic() - started})
+            return
+        self._reply(method, self.service.perform(method, call, path, remote), started)
+
+    def _receive(self, call: Call, body: Body, path: str, query: str, started: float) -> None:
+        """Judged before a byte of the file is taken."""
+        method = "upload_snapshot"
+        self.service.admit(method, call, path, self._remote())
+        checksum = parse_qs(query).get("checksum", [None])[-1]
+        with self.service.snapshots.upload() as draft:
+            given = receive(body, self.headers.get("content-type", ""), draft)
+            call = replace(call, body=(draft, given, checksum))
+            result = self.service.run(method, call)
+        self._reply(method, result, started)
+
     def _reply(self, method: str, result: Any, started: float) -> None:
         if method == "metrics":
             self._send(200, "".join(line + "\n" for line in _prometheus(result)))
+        elif method == "get_snapshot":
+            self._send_file(result)
         else:
             took = time.monotonic() - started
             self._send_json(200, {"result": result, "status": "ok", "time": took})
+
+    def _send_file(self, path: Path) -> None:
+        with path.open("rb") as file:
+            self.send_response_only(200)
+            self.send_header("Date", self.date_time_string())
+            self.send_header("Content-Length", str(path.stat().st_size))
+            self.send_header("Content-Type", "application/octet-stream")
+            self.send_header("Content-Disposition", f'attachment; filename="{path.name}"')
+            self.end_headers()
+            self.wfile.flush()
+            self.connection.sendfile(file)
 
     def _remote(self) -> str:
         if self.service.config.trust_forwarded_headers and "x-forwarded-for" in self.headers:
@@ -147,8 +209,8 @@ def _json(raw: bytes) -> Any:
         raise bad_body(str(error)) from None
 
 
-def _wait(query: str) -> bool:
-    given = parse_qs(query).get("wait", ["false"])[-1]
+def _wait(query: str, *, default: bool) -> bool:
+    given = parse_qs(query).get("wait", [str(default).lower()])[-1]
     if given not in ("true", "false"):
         reason = "provided string was not `true` or `false`"
         raise ApiError(400, f"Deserialize error in query parameters: {reason}")

@@ -14,6 +14,7 @@ from .auth import Identity, Keys
 from .config import Config
 from .errors import ApiError
 from .operations import (
+    ABOUT_SNAPSHOTS,
     LOGGED_AS,
     LOGGED_WITHOUT_COLLECTION,
     NOT_LOGGED,
@@ -21,15 +22,17 @@ from .operations import (
     Call,
     Json,
 )
+from .snapshots import Snapshots
 from .store import Store
 
 
 class Service:
-    """Raises ApiError for whatever is refused; nothing runs unguarded."""
+    """Raises ApiError for whatever is refused; nothing runs that was not admitted."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
         self.store = Store(config.storage)
+        self.snapshots = Snapshots(self.store, config.snapshots)
         self._keys = Keys(config, self._has_point)
         self._audit = Audit(config.audit)
 
@@ -45,6 +48,11 @@ class Service:
 
     def perform(self, method: str, call: Call, api: str, remote: str) -> Json:
         """Judge the access, note it, run it. Raises ApiError."""
+        self.admit(method, call, api, remote)
+        return self.run(method, call)
+
+    def admit(self, method: str, call: Call, api: str, remote: str) -> None:
+        """Judge the access and note it. Raises ApiError."""
         operation = OPERATIONS[method]
         try:
             operation.guard(call.identity, call.collection)
@@ -52,7 +60,11 @@ class Service:
             self._note(method, call, api, remote, result="denied", error=str(refusal))
             raise
         self._note(method, call, api, remote, result="ok")
-        return operation.run(self.store, call)
+
+    def run(self, method: str, call: Call) -> Json:
+        """What was admitted. Raises ApiError."""
+        on = self.snapshots if method in ABOUT_SNAPSHOTS else self.store
+        return OPERATIONS[method].run(on, call)
 
     def _note(self, method: str, call: Call, api: str, remote: str, **outcome: str) -> None:
         if method in NOT_LOGGED:

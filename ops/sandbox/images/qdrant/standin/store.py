@@ -10,7 +10,8 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -82,6 +83,21 @@ class Collection:
             "update_queue": {"length": 0},
         }
 
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Everything is in the files, and stays as it is: a change waits."""
+        with self._lock:
+            self.call("flush")
+            yield
+
+    def replace(self, folder: Path, record: dict[str, Any], shard: edge.EdgeShard) -> None:
+        """Other points from now on; the declared configuration stays, the indexes come along."""
+        with self._lock:
+            self.folder, before = folder, self._shard
+            self.record = self.record | {"folder": folder.name, "indexes": record["indexes"]}
+            self._shard = shard
+        before.close()
+
     def flush(self) -> None:
         self.call("flush")
 
@@ -108,6 +124,7 @@ class Store:
         self._lock = threading.Lock()
         kept = json.loads(self._file.read_text()) if self._file.exists() else {}
         self.aliases: dict[str, str] = kept.get("aliases", {})
+        self.peer: int = kept.get("peer") or uuid4().int >> 76  # as in the names of snapshots
         self._collections: dict[str, Collection] = {}
         for name, record in kept.get("collections", {}).items():
             shard = edge.EdgeShard.load(str(self._folder / record["folder"]))
@@ -173,6 +190,42 @@ class Store:
             shutil.rmtree(collection.folder)
             return True
 
+    def new_folder(self) -> Path:
+        """Where a shard may be laid out; cleared at the next start unless a collection takes it."""
+        folder = self._folder / uuid4().hex
+        folder.mkdir()
+        return folder
+
+    def forget_folder(self, folder: Path) -> None:
+        """Remove it unless a collection has taken it."""
+        if folder not in {collection.folder for collection in self}:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def restore(self, name: str, record: dict[str, Any], folder: Path) -> None:
+        """Take a folder with a shard as a new collection, or instead of an old one's points."""
+        try:
+            shard = edge.EdgeShard.load(str(folder))
+        except Exception as error:  # the engine raises nothing narrower
+            raise _engine_error(error) from None
+        with self._lock:
+            record = record | {"folder": folder.name}
+            collection = self._collections.get(self.aliases.get(name, name))
+            if collection is None:
+                self._collections[name] = Collection(folder, record, shard)
+                self._save()
+                return
+            mine, other = collection.record["config"]["params"], record["config"]["params"]
+            for key, says in (("vectors", "vectors"), ("shard_number", "shard number")):
+                if mine[key] != other[key]:
+                    shard.close()
+                    words = f"Collection {says}: {mine[key]} Snapshot {says}: {other[key]}"
+                    reason = f"Snapshot is not compatible with existing collection: {words}"
+                    raise wrong_input(reason)
+            old = collection.folder
+            collection.replace(folder, record, shard)
+            self._save()
+            shutil.rmtree(old)
+
     def change_aliases(self, actions: list[Any]) -> bool:
         with self._lock:
             aliases = dict(self.aliases)
@@ -212,6 +265,7 @@ class Store:
         kept = {
             "collections": {name: c.record for name, c in self._collections.items()},
             "aliases": self.aliases,
+            "peer": self.peer,
         }
         draft = self._file.with_suffix(".new")
         with draft.open("w") as file:
