@@ -16,6 +16,10 @@ class KeyRefused(ApiError):
     """The key or token itself was refused: plain text, before anything is looked at."""
 
 
+class PlainError(ApiError):
+    """A refusal that the real server writes as plain text, as around files that come or go."""
+
+
 def wrong_input(message: str) -> ApiError:
     return ApiError(400, f"Wrong input: {message}")
 

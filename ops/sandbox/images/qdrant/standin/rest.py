@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from . import TITLE, VERSION
-from .errors import ApiError, KeyRefused, bad_body, lacking
+from .errors import ApiError, KeyRefused, PlainError, bad_body, lacking
 from .operations import OPERATIONS, Call, fit
 from .service import Service
 from .upload import Body, receive
@@ -95,6 +95,8 @@ class Handler(BaseHTTPRequestHandler):
             self._answer(body, started)
         except KeyRefused as refusal:
             self._send(refusal.status, refusal.message, "")
+        except PlainError as refusal:
+            self._send(refusal.status, refusal.message)
         except ApiError as error:
             status = {"error": error.message}
             self._send_json(error.status, {"status": status, "time": time.monotonic() - started})
@@ -136,6 +138,10 @@ class Handler(BaseHTTPRequestHandler):
 
     def _perform(self, method: str, call: Call, path: str, started: float) -> None:
         remote = self._remote()
+        if method == "get_snapshot":
+            with _plainly():
+                self._send_file(self.service.perform(method, call, path, remote))
+            return
         if method in IN_THE_BACKGROUND and not call.wait:
             self.service.admit(method, call, path, remote)
 
@@ -151,7 +157,8 @@ class Handler(BaseHTTPRequestHandler):
     def _receive(self, call: Call, body: Body, path: str, query: str, started: float) -> None:
         """Judged before a byte of the file is taken."""
         method = "upload_snapshot"
-        self.service.admit(method, call, path, self._remote())
+        with _plainly():
+            self.service.admit(method, call, path, self._remote())
         checksum = parse_qs(query).get("checksum", [None])[-1]
         with self.service.snapshots.upload() as draft:
             given = receive(body, self.headers.get("content-type", ""), draft)
@@ -162,8 +169,6 @@ class Handler(BaseHTTPRequestHandler):
     def _reply(self, method: str, result: Any, started: float) -> None:
         if method == "metrics":
             self._send(200, "".join(line + "\n" for line in _prometheus(result)))
-        elif method == "get_snapshot":
-            self._send_file(result)
         else:
             took = time.monotonic() - started
             self._send_json(200, {"result": result, "status": "ok", "time": took})
@@ -200,6 +205,14 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_: Any) -> None:
         """Silent: requests are in the audit log, where that is on."""
+
+
+@contextlib.contextmanager
+def _plainly() -> Iterator[None]:
+    try:
+        yield
+    except ApiError as error:
+        raise PlainError(error.status, error.message) from None
 
 
 def _json(raw: bytes) -> Any:

@@ -118,7 +118,7 @@ class Snapshots:
             record = archive.unpack(path, folder)
             self._store.restore(name, record, folder)
         except archive.Malformed:
-            words = "Malformed tar archive, reached unknown entry"
+            words = "File IO error: Malformed tar archive, reached unknown entry"
             raise ApiError(500, f"Service internal error: {words}") from None
         finally:
             self._store.forget_folder(folder)

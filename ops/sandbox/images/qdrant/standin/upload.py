@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Protocol
 
-from .errors import ApiError
+from .errors import PlainError
 
 PIECE = 1024 * 1024
 LINE = 8192  # the longest header line that is taken
@@ -46,11 +46,12 @@ class Body:
 def receive(body: Body, kind: str, target: Path) -> str:
     """Write the field `snapshot` into a new file; the file name that the client gave.
 
-    Raises ApiError 400 for any other form, OSError.
+    Raises PlainError for any other form, OSError.
     """
     found = re.search(r"boundary=\"?([^\";]+)", kind)
     if not kind.startswith("multipart/form-data") or found is None:
-        raise _unfit("Could not find Content-Type header" if not kind else "Content-Type error")
+        words = "Parsed Content-Type did not have 'multipart' top-level media type"
+        raise PlainError(415, words)
     boundary = b"--" + found[1].encode()
     if body.line().rstrip() != boundary:
         raise _unfit("Multipart stream is incomplete")
@@ -59,7 +60,7 @@ def receive(body: Body, kind: str, target: Path) -> str:
         headers += line
     field = re.search(rb'name="([^"]*)"', headers)
     if field is None or field[1] != b"snapshot":
-        raise _unfit("Field 'snapshot' is required")
+        raise _unfit("Required field is missing: snapshot")
     _write(body, b"\r\n" + boundary, target)
     name = re.search(rb'filename="([^"]*)"', headers)
     return Path(name[1].decode("utf-8", "replace")).name if name else ""
@@ -80,5 +81,5 @@ def _write(body: Body, end: bytes, target: Path) -> None:
     raise _unfit("Multipart stream is incomplete")
 
 
-def _unfit(reason: str) -> ApiError:
-    return ApiError(400, f"Multipart error: {reason}")
+def _unfit(reason: str) -> PlainError:
+    return PlainError(400, reason)
