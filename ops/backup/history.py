@@ -121,10 +121,10 @@ def _removed(records: Sequence[Record], repository: str, backup: Record) -> bool
     """A prune says that it removed this backup from there."""
     for record in records:
         found = record.details.get(repository)
-        if record.kind == "prune" and isinstance(found, dict):
-            went = found.get("ok") and not found.get("dry_run")
-            if went and backup.run in found.get("removed", []):
-                return True
+        if record.kind != "prune" or record.dry_run or not isinstance(found, dict):
+            continue
+        if found.get("ok") and backup.run in found.get("removed", []):
+            return True
     return False
 
 

@@ -46,7 +46,8 @@ def registry_of(config: HostConfig, records: Sequence[Record], now: datetime) ->
     """The metrics as of `now`. A kind that never ran has only its expected interval; one that ran
     and was never good has 0 as the time of its last success, so that its age is an alarm."""
     metrics = _Metrics(config.environment)
-    seen = [r for r in records if r.outcome != "running" and r.started <= now + SKEW]
+    ended = [r for r in records if r.outcome != "running" and not r.dry_run]
+    seen = [record for record in ended if record.started <= now + SKEW]
     for kind in SCHEDULED:
         seconds = config.period_hours * 3600 if kind == "backup" else WEEK_SECONDS
         metrics.put("schedule_expected_interval_seconds", INTERVAL, seconds, kind=kind)

@@ -35,8 +35,10 @@ def finished(config: HostConfig, credentials: Credentials, record: Record) -> bo
     """Ping the exit code, and send a notice where the run did not go well, or is the first that
     did after one that did not. Returns whether a notice went out.
 
-    Never raises, takes 30 s at most.
+    A dry run is nobody's business. Never raises, takes 30 s at most.
     """
+    if record.dry_run:
+        return False
     with quietly():
         notices = load_notices(credentials)
         pings = _pings(notices, record.kind, str(_code(record)), record.run)

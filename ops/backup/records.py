@@ -44,6 +44,7 @@ class Record(BaseModel):
     finished: AwareDatetime | None = None
     outcome: Outcome = "running"
     error: str = ""
+    hint: str = ""  # the next command, where the error knew one
     exit_code: int | None = None
     trigger: Literal["hand", "timer"] = "hand"
     subject: str = ""
@@ -51,6 +52,7 @@ class Record(BaseModel):
     items: int = 0
     repositories: list[RepositoryResult] = []
     notified: bool = False
+    dry_run: bool = False  # of a prune: nothing was done, and it counts as none
     details: dict[
         str, Any
     ] = {}  # by kind; a drill's evidence, a check's subset, a prune's removals

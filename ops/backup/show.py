@@ -272,7 +272,8 @@ def _facts(record: Record, now: datetime) -> list[tuple[str, str]]:
         ("size", words.size(record.bytes) if record.bytes else ""),
         ("items", str(record.items) if record.items else ""),
         *((result.name, _repository(result)) for result in record.repositories),
-        *_details({k: v for k, v in record.details.items() if k not in ("hint", "size")}),
+        *_details({k: v for k, v in record.details.items() if k != "size"}),
+        ("dry run", "nothing was changed" if record.dry_run else ""),
         ("notice", "sent" if record.notified else ""),
     ]
 

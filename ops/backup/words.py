@@ -87,6 +87,7 @@ def previous(records: list[Record], record: Record) -> Record | None:
         if other.kind == record.kind
         and other.run != record.run
         and other.outcome != "running"
+        and not other.dry_run
         and other.started <= record.started
     ]
     return max(earlier, key=lambda other: other.started, default=None)
@@ -95,8 +96,7 @@ def previous(records: list[Record], record: Record) -> Record | None:
 def next_commands(record: Record, environment: str = "") -> list[str]:
     """What to type after this run: on the operator's machine with `environment`, on the host
     without; nothing where all is well."""
-    hint = record.details.get("hint")
-    given = [hint] if isinstance(hint, str) and hint else []
+    given = [record.hint] if record.hint else []
     verb = f"stackroom -e {environment}" if environment else "stackroom"
     if record.outcome in ("ok", "running"):
         return []
@@ -111,4 +111,4 @@ def next_commands(record: Record, environment: str = "") -> list[str]:
     # a check or drill that fails says that what is stored is bad: have a good one first
     fresh = [f"{verb} backup run"] if record.kind in ("check", "drill") else []
     fresh = fresh if record.outcome == "failed" else []
-    return [*given, f"{verb} doctor", *fresh, again]
+    return list(dict.fromkeys([*given, f"{verb} doctor", *fresh, again]))

@@ -105,7 +105,7 @@ def test_a_good_drill_verifies_the_backup_that_it_was_of() -> None:
 def test_what_a_prune_removed_is_gone_and_what_it_only_would_have_is_not() -> None:
     gone = {"ok": True, "removed": [RUN.format(0)], "error": ""}
     pruned = made("prune", 1, 3, details={"local": gone})
-    tried = made("prune", 1, 3, details={"local": gone | {"dry_run": True}})
+    tried = made("prune", 1, 3, details={"local": gone}, dry_run=True)
     failed = made("prune", 1, 3, details={"local": gone | {"ok": False}})
     assert only([backup(9), pruned]).where == ("offsite",)
     assert only([backup(9), pruned]).gone == ("local",)

@@ -89,6 +89,7 @@ def test_every_metric_by_its_name_and_nothing_else(tmp_path: Path) -> None:
         made("prune", 7),
         made("drill", 6, details={"rto_seconds": 61.5}),
         made("restore", 5),
+        made("prune", 1, outcome="failed", exit_code=2, dry_run=True),
     ]
     write_metrics(config_in(tmp_path), records, NOW)
     found = read(tmp_path / "metrics")
@@ -104,6 +105,7 @@ def test_every_metric_by_its_name_and_nothing_else(tmp_path: Path) -> None:
     assert (found[success, "local"], found[success, "offsite"]) == (began + 120, 0)
     assert found["stackroom_backup_repository_added_bytes", "local"] == 7
     assert found["stackroom_drill_rto_seconds", ""] == 61.5
+    assert found["stackroom_prune_last_status", ""] == 0
     interval = "stackroom_schedule_expected_interval_seconds"
     assert (found[interval, "backup"], found[interval, "drill"]) == (86400, 7 * 86400)
 

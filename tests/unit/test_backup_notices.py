@@ -156,6 +156,13 @@ def test_a_run_by_hand_does_not_start_the_clock(credentials: Credentials, sent: 
     assert sent == []
 
 
+def test_a_dry_run_is_nobodys_business(
+    credentials: Credentials, config: HostConfig, sent: Sent
+) -> None:
+    assert finished(config, credentials, made(dry_run=True, **FAILED)) is False
+    assert sent == []
+
+
 def test_a_kind_without_an_address_pings_nobody(
     credentials: Credentials, config: HostConfig, sent: Sent
 ) -> None:

@@ -213,7 +213,7 @@ def test_a_run_that_failed_says_why_and_what_to_do_next() -> None:
         exit_code=2,
         error="stored nowhere: [red]local failed",
         repositories=[RepositoryResult(name="local", ok=False, error="no space", seconds=2)],
-        details={"hint": "df -h /var/backups"},
+        hint="df -h /var/backups",
     )
     lines = shown_record(failed).splitlines()
     assert lines[:2] == [

@@ -94,7 +94,7 @@ def test_whatever_did_not_go_well_has_a_next_command(kind: Kind, outcome: Outcom
 
 
 def test_a_hint_of_the_run_itself_comes_first() -> None:
-    failed = record(outcome="failed", details={"hint": "df -h"})
+    failed = record(outcome="failed", hint="df -h")
     assert words.next_commands(failed)[:2] == ["df -h", "stackroom doctor"]
 
 
@@ -106,6 +106,7 @@ def test_the_previous_run_is_of_the_same_kind_ended_and_earlier() -> None:
         record(hours=30, outcome="failed"),
         record(hours=50, outcome="ok"),
         record(hours=2, outcome="ok"),
+        record(hours=20, outcome="ok", dry_run=True),
     ]
     assert words.previous([this, *others], this) == others[2]
     assert words.previous([this], this) is None
@@ -126,3 +127,8 @@ def test_bars_keep_the_width_and_the_highest_value(values: list[float | None], w
     assert len(BLOCKS) == len(ASCII)
     if any(values):
         assert BLOCKS[-1] in bars
+
+
+def test_nothing_is_said_twice() -> None:
+    failed = record(outcome="failed", hint="stackroom doctor")
+    assert words.next_commands(failed) == ["stackroom doctor", "stackroom backup run"]
