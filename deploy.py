@@ -8,11 +8,13 @@ from pathlib import Path
 from pyinfra import config, host
 
 from ops.host.access import access
+from ops.host.backup import backup
 from ops.host.base import base
 from ops.host.collections import collections
 from ops.host.docker import docker
 from ops.host.preflight import preflight
 from ops.host.stack import stack
+from ops.render.backup import render_backups
 from ops.render.stack import pinned_images, render_stack
 from ops.settings import load_environment
 
@@ -25,6 +27,7 @@ archive = host.data.get("images_archive")
 # Looks only. No change yet.
 report = preflight(settings)
 wanted = render_stack(environment, report.memory_mib, report.cpus)
+backups = render_backups(environment)
 
 # From here on the host is changed. The firewall comes before Docker: nothing is ever open.
 base(settings=settings)
@@ -32,3 +35,4 @@ access(settings=settings, force=bool(host.data.get("force_lockout")))
 docker(settings=settings, report=report)
 stack(wanted=wanted, pinned=pinned_images(settings), archive=Path(archive) if archive else None)
 collections(settings=settings)
+backup(wanted=backups, report=report)

@@ -78,6 +78,27 @@ class Remote:
             )
         return Completed(done.returncode, done.stdout, done.stderr)
 
+    def attach(self, command: str, *, terminal: bool, stdin: bool) -> int:
+        """Run a shell command as root with this process's own streams; its exit status.
+
+        `terminal`: with one there too, so that it can draw and ask; without `stdin` it reads
+        nothing. However long it takes, it is waited for. Raises UnreachableError without a login.
+        """
+        if self.machine.user != "root":
+            command = f"sudo -n sh -c {shlex.quote(command)}"
+        options = ["-t" if terminal else "-T", "-o", "LogLevel=ERROR"]
+        done = subprocess.run(
+            [*self.ssh_command(*options), command],
+            stdin=None if stdin else subprocess.DEVNULL,
+            check=False,
+        )
+        if done.returncode == SSH_FAILED:
+            raise UnreachableError(
+                f"no SSH login as {self.machine.login()}, or the connection broke",
+                f"stackroom -e {self.environment.name} doctor",
+            )
+        return done.returncode
+
     @contextlib.contextmanager
     def forward(self, port: int) -> Iterator[int]:
         """A tunnel to 127.0.0.1:`port` on the machine; yields the local port. Closed on exit."""

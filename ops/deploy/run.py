@@ -9,6 +9,7 @@ from ops.clients.ssh import Remote
 from ops.deploy.apply import apply
 from ops.deploy.lock import hold_lock
 from ops.deploy.record import write_record
+from ops.render.backup import program, render_backups
 from ops.render.files import RenderedFile
 from ops.render.host import base_files, ssh_files
 from ops.render.stack import render_stack
@@ -41,8 +42,11 @@ def _rendered(environment: Environment, remote: Remote) -> list[RenderedFile]:
     )
     memory_mib, cpus = (int(line) for line in size.stdout.split())
     stack = render_stack(environment, memory_mib, cpus)
+    backups = render_backups(environment)
     return [
         *base_files(environment.settings, environment.machine.user),
         *ssh_files(environment.settings),
         *stack.files,
+        *backups.files,
+        program(backups.bundle),
     ]

@@ -68,7 +68,7 @@ class Units(FactBase[dict[str, dict[str, str]]]):
     def command(self, units: list[str]) -> str:
         return (
             f"for u in {' '.join(shlex.quote(unit) for unit in units)}; do"
-            ' systemctl show -p ActiveState,UnitFileState,ConditionResult "$u";'
+            ' systemctl show -p ActiveState,UnitFileState,ConditionResult,NeedDaemonReload "$u";'
             ' systemctl show -p ConditionTimestampMonotonic "$u";'
             ' t=$(systemctl show -p ActiveEnterTimestamp --value "$u");'
             ' echo "Asked=$u"; echo "StartedAt=$([ -z "$t" ] || date -d "$t" +%s)"; done'

@@ -140,6 +140,11 @@ def _image(settings: Settings, service: str) -> str:
         return _api_image(settings)
     if service == "edge":
         return f"caddy:{settings.edge.version}"
+    return pinned_qdrant(settings)
+
+
+def pinned_qdrant(settings: Settings) -> str:
+    """The image of Qdrant itself."""
     return f"qdrant/qdrant:{settings.qdrant.version}"
 
 

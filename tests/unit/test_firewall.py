@@ -33,7 +33,7 @@ from ops.render.firewall import (
 from ops.settings.model import Edge, Settings
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f anna"
-SECRETS = {name: "k" * 32 for name in ("qdrant_api_key", "api_token", "restic_password")}
+SECRETS = dict.fromkeys(("qdrant_api_key", "api_token", "restic_password"), "k" * 32)
 TOOLS: dict[Family, str] = {"v4": "iptables", "v6": "ip6tables"}
 PATH = f"{os.environ['PATH']}:/usr/sbin:/sbin"
 MODES: list[dict[str, Any]] = [

@@ -22,12 +22,12 @@ ALLOWED: dict[str, set[str]] = {
     "backup": {"errors", "settings", "clients"},
     "restore": {"errors", "settings", "clients", "backup"},
     "escrow": {"errors", "settings"},
-    "sandbox": {"errors", "settings", "render", "clients"},
+    "sandbox": {"errors", "settings", "render", "clients", "escrow"},
     "deploy": {"errors", "settings", "render", "clients"},
-    "health": {"errors", "settings", "render", "clients", "collections"},
+    "health": {"errors", "settings", "render", "clients", "collections", "escrow"},
     "demo": {"errors", "settings", "render", "clients", "deploy", "health", "sandbox"},
     "cli": {"errors", "settings", "render", "clients", "collections", "inventory", "sandbox"}
-    | {"deploy", "health", "demo"},
+    | {"deploy", "health", "demo", "backup", "restore", "escrow"},
     "host": {"errors", "settings", "render", "collections", "pyinfra"},
     "deploy.py": {"settings", "render", "host", "pyinfra"},
 }

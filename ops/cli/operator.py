@@ -1,46 +1,41 @@
-"""The verbs. A verb is a function and its docstring is its help; the work is done in the rooms."""
+"""The operator's verbs. A verb is a function, its docstring its help; the rooms do the work.
+
+What is about the host's data runs on the host: `ops/cli/place.py` relays it over SSH.
+"""
 
 from __future__ import annotations
 
 import getpass
-import json
-import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from ops import deploy as deploying
 from ops import inventory
 from ops import sandbox as throw_away
+from ops.cli import backup, escrow, restore, snapshot
+from ops.cli.common import Json, Yes, err, new_app, out, print_json, sure
+from ops.cli.place import Elsewhere, environment_of
 from ops.clients.edge import edge_ca, fingerprint
 from ops.clients.ssh import Remote
 from ops.demo.story import run as tell_story
-from ops.errors import SettingsError, StackroomError
+from ops.errors import SettingsError
 from ops.health import Status, examine, show
 from ops.render.stack import pinned_images
-from ops.settings import Environment, check_host_address, load_environment
+from ops.settings import Environment, check_host_address
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    help="Turns a bare machine into a team's knowledge server, closed to everyone else.",
-)
-sandbox = typer.Typer(no_args_is_help=True, help="A throw-away machine for trying things out.")
-app.add_typer(sandbox, name="sandbox")
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
-
-UsageError: Any = typer.BadParameter.__base__  # the one of the click that typer carries
-USAGE = 64  # EX_USAGE of sysexits.h
-INTERRUPTED = 130
 DRIFT = 2  # the exit code of `plan` when the machine is not as the inventory says
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+
+app = new_app("Turns a bare machine into a team's knowledge server, closed to everyone else.")
+sandbox = new_app("A throw-away machine for trying things out.")
+app.add_typer(backup.app, name="backup")
+app.add_typer(restore.app, name="restore")
+app.add_typer(snapshot.app, name="snapshot")
+app.add_typer(escrow.app, name="escrow")
+app.add_typer(sandbox, name="sandbox")
 
 
 @app.callback()
@@ -50,15 +45,7 @@ def choose_environment(
         str, typer.Option("-e", "--environment", help="A folder below inventory/.")
     ] = "",
 ) -> None:
-    context.obj = environment
-
-
-def _environment(context: typer.Context) -> Environment:
-    if not context.obj:
-        raise SettingsError("which environment?", "stackroom -e <environment> ...")
-    if context.obj == "example":
-        raise SettingsError("example is the manual, not an environment", "stackroom init --help")
-    return load_environment(inventory.INVENTORY / context.obj)
+    context.obj = Elsewhere(environment, inventory.INVENTORY)
 
 
 @app.command()
@@ -112,10 +99,10 @@ def plan(
     json_output: Json = False,
 ) -> None:
     """Show what a deploy would change. Exit code 0: nothing, 2: something, 1 and up: an error."""
-    environment = _environment(context)
+    environment = environment_of(context)
     made = deploying.make_plan(environment, diff=diff)
     if json_output:
-        _print_json(made.to_json())
+        print_json(made.to_json())
     else:
         _show_plan(environment, made)
     raise typer.Exit(0 if made.is_clean else DRIFT)
@@ -137,12 +124,11 @@ def deploy(
 
     Interrupted or failed, nothing is lost: the old stack keeps running and the next run finishes.
     """
-    environment = _environment(context)
+    environment = environment_of(context)
     made = deploying.make_plan(environment, force_lockout=force_lockout)
     _show_plan(environment, made)
     if not made.is_clean:
-        if not yes and not typer.confirm(f"Change {environment.machine.address}?"):
-            raise typer.Exit(1)
+        sure(f"Change {environment.machine.address}?", yes=yes)
         _apply(environment, images, force_lockout)
     report = examine(environment)
     show(report, out)
@@ -176,9 +162,9 @@ def doctor(
     json_output: Json = False,
 ) -> None:
     """Examine the machine and its services. Exit code 0 OK, 1 warning, 2 critical, 3 unknown."""
-    report = examine(_environment(context), only=only or (), skip=skip or ())
+    report = examine(environment_of(context), only=only or (), skip=skip or ())
     if json_output:
-        _print_json(report.to_json())
+        print_json(report.to_json())
     else:
         show(report, out)
     raise typer.Exit(report.status.value)
@@ -187,9 +173,9 @@ def doctor(
 @app.command()
 def history(context: typer.Context, json_output: Json = False) -> None:
     """What was deployed to the machine, by whom and from which revision, newest first."""
-    records = deploying.history(Remote(_environment(context)))
+    records = deploying.history(Remote(environment_of(context)))
     if json_output:
-        return _print_json({"schema_version": 1, "deploys": records})
+        return print_json({"schema_version": 1, "deploys": records})
     table = Table("when (UTC)", "who", "revision", "steps", "images", box=None)
     for record in records:
         images = ", ".join(sorted(image["image"] for image in record["images"].values()))
@@ -206,9 +192,9 @@ def history(context: typer.Context, json_output: Json = False) -> None:
 @app.command()
 def lock(context: typer.Context, json_output: Json = False) -> None:
     """Who is deploying to the machine right now."""
-    holder = deploying.lock_holder(Remote(_environment(context)))
+    holder = deploying.lock_holder(Remote(environment_of(context)))
     if json_output:
-        return _print_json({"schema_version": 1, "holder": holder})
+        return print_json({"schema_version": 1, "holder": holder})
     if holder is None:
         return out.print("free: nobody is deploying")
     return out.print(f"held by {holder.get('who', 'somebody')} since {holder.get('since', '?')}")
@@ -217,18 +203,18 @@ def lock(context: typer.Context, json_output: Json = False) -> None:
 @app.command()
 def images(context: typer.Context, json_output: Json = False) -> None:
     """The pinned images, one a line: docker save -o images.tar $(stackroom -e <env> images)."""
-    names = pinned_images(_environment(context).settings)
+    names = pinned_images(environment_of(context).settings)
     if json_output:
-        return _print_json({"schema_version": 1, "images": names})
+        return print_json({"schema_version": 1, "images": names})
     return out.print("\n".join(names))
 
 
 @app.command()
 def ca(context: typer.Context, json_output: Json = False) -> None:
     """Print the edge's CA certificate (mode internal) and its SHA-256 fingerprint."""
-    pem = edge_ca(Remote(_environment(context)))
+    pem = edge_ca(Remote(environment_of(context)))
     if json_output:
-        return _print_json({"schema_version": 1, "pem": pem, "sha256": fingerprint(pem)})
+        return print_json({"schema_version": 1, "pem": pem, "sha256": fingerprint(pem)})
     err.print(f"SHA-256 fingerprint: {fingerprint(pem)}")
     return out.print(pem, end="")
 
@@ -245,7 +231,7 @@ def status(json_output: Json = False) -> None:
     """Whether it runs, where, and what its images are."""
     found = throw_away.status()
     if json_output:
-        return _print_json(asdict(found))
+        return print_json(asdict(found))
     state = f"{'running' if found.running else 'stopped'} at {found.address}"
     out.print(f"sandbox: {state if found.exists else 'there is none; stackroom sandbox up'}")
     for image, kind in found.images.items():
@@ -265,8 +251,7 @@ def down(
     purge: Annotated[bool, typer.Option(help="Its images and its key too.")] = False,
 ) -> None:
     """Remove it with everything on it; nothing is left on this machine."""
-    if not yes and not typer.confirm("Remove the sandbox and all its data?"):
-        raise typer.Exit(1)
+    sure("Remove the sandbox and all its data?", yes=yes)
     throw_away.down(purge=purge, say=lambda line: out.print(line))
 
 
@@ -275,6 +260,9 @@ def engine() -> None:
     """Start an installed Docker engine where no systemd does; prints the pid it started."""
     pid = throw_away.start_engine()
     out.print(f"started dockerd, pid {pid}" if pid else "a Docker engine is there")
+
+
+app.command()(restore.drill)
 
 
 @app.command()
@@ -295,25 +283,3 @@ def _show_plan(environment: Environment, made: deploying.Plan) -> None:
         out.print(f"  would change  {change}")
     if made.diff:
         out.print(made.diff, markup=False)
-
-
-def _print_json(document: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(document, indent=2) + "\n")
-
-
-def main() -> None:
-    """The console script: every expected error is one message, the next command, its own code."""
-    try:
-        sys.exit(app(standalone_mode=False))
-    except UsageError as error:
-        # its own exit code is 2, which `plan` uses for drift
-        error.show()
-        sys.exit(USAGE)
-    except (typer.Abort, KeyboardInterrupt):
-        err.print("stackroom: interrupted; nothing is lost, run it again", markup=False)
-        sys.exit(INTERRUPTED)
-    except StackroomError as error:
-        err.print(f"stackroom: {error.message}", markup=False, style="red")
-        if error.hint:
-            err.print(f"next: {error.hint}", markup=False)
-        sys.exit(error.exit_code)

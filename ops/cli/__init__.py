@@ -1,0 +1,14 @@
+"""The verbs: `stackroom` on an operator's machine, `python -m ops.cli.host` on the host.
+
+Imports nothing by itself: the host is given only the part of this that it needs.
+"""
+
+from __future__ import annotations
+
+
+def main() -> None:
+    """The console script of the operator's machine."""
+    from ops.cli.common import run
+    from ops.cli.operator import app
+
+    run(app)
