@@ -145,9 +145,14 @@ def _shape(about: str, promised: dict[str, Any], info: dict[str, Any]) -> list[C
         _vectors(found.get("vectors")),
         alike(expected.get("vectors"), found.get("vectors")),
     )
-    indexes = [sorted(part.get("payload_schema") or {}) for part in (promised, info)]
-    names = [", ".join(fields) or "none" for fields in indexes]
-    return [vectors, Comparison(f"{about}payload indexes", *names, indexes[0] == indexes[1])]
+    wanted, there = (sorted(part.get("payload_schema") or {}) for part in (promised, info))
+    indexes = Comparison(
+        f"{about}payload indexes",
+        ", ".join(wanted) or "none",
+        ", ".join(there) or "none",
+        wanted == there,
+    )
+    return [vectors, indexes]
 
 
 def _vectors(config: Any) -> str:
@@ -207,7 +212,11 @@ def alike(one: Any, other: Any, tolerance: float = VECTOR_TOLERANCE) -> bool:
 
 
 def _query(ask: Ask, about: str, query: KnownQuery, name: str) -> Comparison:
-    wanted = {"query": query.vector, "limit": query.limit, "params": {"exact": True}}
+    wanted = {
+        "query": query.vector,
+        "limit": query.limit,
+        "params": {"exact": True, "quantization": {"ignore": True}},
+    }
     answer = ask(
         "POST",
         f"{path_of(name)}/points/query",

@@ -1,0 +1,235 @@
+"""The services that run: who they are, what they hold, whether they serve. Knows no backup.
+
+It stops and starts containers, and changes nothing else of them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from ops.backup.source import Event, Tell, silent
+from ops.clients import docker
+from ops.clients.rest import QdrantRest
+from ops.errors import BackupError, ServiceError, SettingsError, UnreachableError
+from ops.restore import answers
+from ops.settings.host import (
+    QDRANT_API_KEY,
+    Credentials,
+    FilesSource,
+    HostConfig,
+    PostgresSource,
+    QdrantSource,
+    RabbitmqSource,
+)
+from ops.settings.host import Source as SourceConfig
+
+HEALTHY_SECONDS = 900.0  # Qdrant opens its port only after it has loaded every collection
+STOP_SECONDS = 600.0  # docker's own limit, the container's grace period, comes long before
+STEADY_SECONDS = 3.0  # that a container without a health check has to run
+RESTARTS = 3  # after so many it will not become healthy by itself
+# Caddy makes these anew wherever they are missing: they are not yet anybody's data
+MADE_BY_A_DEPLOY = ("caddy/",)
+
+
+class LiveQdrant(BaseModel):
+    """What a live Qdrant has to hold once it serves: exact counts by collection."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    url: str
+    counts: dict[str, tuple[int, int]]  # smallest, largest
+
+    def check(self, credentials: Credentials) -> None:
+        """Wait until it serves, and count. More points than promised were written since it began
+        to serve. Raises BackupError, StackroomError of Qdrant."""
+        with QdrantRest(self.url, credentials.get(QDRANT_API_KEY)) as rest:
+            limit = time.monotonic() + HEALTHY_SECONDS
+            while not answers.ready(rest):
+                if time.monotonic() > limit:
+                    raise BackupError(
+                        f"Qdrant at {self.url} did not get ready in {HEALTHY_SECONDS:.0f} s"
+                    )
+                time.sleep(0.5)
+            for collection, (low, _) in self.counts.items():
+                found = answers.exact_count(rest.request, collection)
+                if found < low:
+                    raise BackupError(
+                        f"the live collection {collection} has {found} points instead of {low}"
+                    )
+
+
+@dataclass(frozen=True)
+class Live:
+    """One source as it runs. `folder` is what a restore switches; None: it leaves it alone.
+
+    `holds` says what would be replaced, "" for nothing. `version` is "" where nobody answers.
+    """
+
+    source: SourceConfig
+    folder: Path | None
+    containers: list[str]
+    image: str = ""
+    version: str = ""
+    answers: bool = True
+    holds: str = ""
+
+
+def survey(config: HostConfig, credentials: Credentials) -> list[Live]:
+    """Every source of the configuration as it is now, in the configuration's order.
+
+    Raises ServiceError where a volume or a container that a restore needs is not there.
+    """
+    return [_look(source, credentials) for source in config.sources]
+
+
+def _look(source: SourceConfig, credentials: Credentials) -> Live:
+    if isinstance(source, QdrantSource):
+        return _qdrant(source, credentials)
+    if isinstance(source, PostgresSource):
+        return _postgres(source)
+    if isinstance(source, RabbitmqSource):
+        # definitions without their messages; whoever declares them does so at its start
+        return Live(source, None, [])
+    return _files(source)
+
+
+def _qdrant(source: QdrantSource, credentials: Credentials) -> Live:
+    folder, containers, image = _service(source.volume, source.container)
+    try:
+        with QdrantRest(source.url, credentials.get(QDRANT_API_KEY)) as rest:
+            version = rest.version()
+            counts = {
+                name: answers.exact_count(rest.request, name)
+                for name in answers.collections(rest.request)
+            }
+    except UnreachableError:
+        return Live(
+            *(source, folder, containers, image),
+            answers=False,
+            holds=f"{source.name}: it does not answer, so what it holds is not known",
+        )
+    full = [f"{name} with {count} points" for name, count in sorted(counts.items()) if count]
+    holds = f"{source.name}: the collection {full[0]}" if full else ""
+    more = f", and {len(full) - 1} more" if len(full) > 1 else ""
+    return Live(source, folder, containers, image, version, holds=holds + more)
+
+
+def _postgres(source: PostgresSource) -> Live:
+    if not source.volume:
+        raise SettingsError(
+            f"{source.name}: the configuration names no volume, and a restore switches volumes",
+            "deploy again: stackroom -e <env> deploy",
+        )
+    folder, containers, image = _service(source.volume, source.container)
+    try:
+        version = _psql(source, "postgres", "SHOW server_version")
+        tables = {
+            name: int(_psql(source, name, _USER_TABLES))
+            for name in _psql(source, "postgres", _DATABASES).splitlines()
+        }
+    except (ServiceError, UnreachableError):
+        return Live(
+            *(source, folder, containers, image),
+            answers=False,
+            holds=f"{source.name}: it does not answer, so what it holds is not known",
+        )
+    full = next((name for name, count in sorted(tables.items()) if count), "")
+    holds = f"{source.name}: the database {full} with {tables[full]} tables" if full else ""
+    return Live(source, folder, containers, image, version, holds=holds)
+
+
+_DATABASES = "SELECT datname FROM pg_database WHERE datallowconn AND NOT datistemplate"
+_USER_TABLES = (
+    "SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE"
+    " c.relkind IN ('r', 'p') AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'"
+)
+
+
+def _psql(source: PostgresSource, database: str, query: str) -> str:
+    command = ("psql", "-X", "-At", "-U", source.user, "-d", database, "-c", query)
+    return docker.docker("exec", source.container, *command).strip()
+
+
+def _files(source: FilesSource) -> Live:
+    """A volume is data. A folder is, where a container uses it; else a deploy renders it."""
+    if source.volume:
+        folder, containers = docker.mountpoint(source.volume), _users(source.volume)
+    elif source.containers:
+        folder, containers = Path(source.path), []
+    else:
+        return Live(source, None, [])
+    names = [*source.containers, *(name for name in containers if name not in source.containers)]
+    found = (
+        str(path.relative_to(folder))
+        for path in folder.rglob("*")
+        if not path.is_dir() or path.is_symlink()
+    )
+    first = next((name for name in found if not name.startswith(MADE_BY_A_DEPLOY)), "")
+    return Live(source, folder, names, holds=f"{source.name}: the file {first}" if first else "")
+
+
+def _service(volume: str, container: str) -> tuple[Path, list[str], str]:
+    """The folder of its volume, the containers that use that, its own first, and its image."""
+    folder = docker.mountpoint(volume)
+    found = docker.inspect("container", container)
+    if found is None:
+        raise ServiceError(f"there is no container {container}", "stackroom -e <env> deploy")
+    others = [name for name in _users(volume) if name != container]
+    return folder, [container, *others], str(found["Config"]["Image"])
+
+
+def _users(volume: str) -> list[str]:
+    """The containers that a volume is mounted in, running or not."""
+    form = ("--format", "{{.Names}}")
+    return docker.docker("ps", "--all", "--filter", f"volume={volume}", *form).split()
+
+
+def runs(container: str) -> bool:
+    found = docker.inspect("container", container)
+    return bool(found and found["State"]["Running"])
+
+
+def stop(containers: Sequence[str], tell: Tell = silent) -> None:
+    """Stop them in order, last first, each with its own grace period."""
+    for container in reversed(containers):
+        tell(Event("switch:stop", container))
+        docker.docker("stop", container, timeout=STOP_SECONDS)
+
+
+def start(containers: Sequence[str], tell: Tell = silent) -> None:
+    """Start them one after another, each when the one before is healthy.
+
+    Raises BackupError for one that does not become healthy, StackroomError of Docker.
+    """
+    for container in containers:
+        tell(Event("switch:start", container))
+        docker.docker("start", container)
+        wait_until_healthy(container)
+
+
+def wait_until_healthy(container: str) -> None:
+    """Healthy by its own check; without one, running for some seconds. Raises BackupError."""
+    began = time.monotonic()
+    restarts: int | None = None
+    while True:
+        found = docker.running(container) if runs(container) else {}
+        state = found.get("State", {})
+        health = state.get("Health", {}).get("Status", "")
+        if health == "healthy":
+            return
+        waited = time.monotonic() - began
+        count = int((found or docker.inspect("container", container) or {}).get("RestartCount", 0))
+        restarts = count if restarts is None else restarts
+        if state and not health and waited > STEADY_SECONDS and count == restarts:
+            return
+        gone = not state and waited > STEADY_SECONDS
+        if waited > HEALTHY_SECONDS or count > restarts + RESTARTS or gone:
+            raise BackupError(
+                f"the container {container} does not become healthy", f"docker logs {container}"
+            )
+        time.sleep(0.5)

@@ -1,0 +1,172 @@
+"""A switch is whole at every moment: killed anywhere, the next call finishes or undoes it."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ops.backup.source import Event
+from ops.errors import BackupError
+from ops.restore import switch
+from ops.settings.host import Credentials, HostConfig
+
+RUN = "20261121T023000Z-1a2b3c"
+NAMES = ("storage", "library")
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> HostConfig:
+    base = tmp_path / "base"
+    base.mkdir()
+    return HostConfig(
+        environment="team", stack="qdrant", stackroom="1", base=base, repositories=[], sources=[]
+    )
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> switch.Journal:
+    for name in NAMES:
+        for kind in ("live", "new"):
+            folder = tmp_path / name / kind
+            folder.mkdir(parents=True)
+            (folder / "which").write_text(kind)
+    return switch.Journal(
+        run=RUN,
+        backup=RUN,
+        state="switching",
+        places=[
+            switch.place(name, tmp_path / name / "live", tmp_path / name / "new", RUN)
+            for name in NAMES
+        ],
+        containers=[],
+        ran=[],
+    )
+
+
+@pytest.fixture
+def credentials(tmp_path: Path) -> Credentials:
+    return Credentials(tmp_path)
+
+
+def served(journal: switch.Journal) -> set[str]:
+    return {(place.live / "which").read_text() for place in journal.places}
+
+
+def others(tmp_path: Path) -> list[str]:
+    """Every folder beside the live ones."""
+    return sorted(p.name for name in NAMES for p in (tmp_path / name).iterdir() if p.name != "live")
+
+
+def kill_at(number: int, work: Callable[[switch.Tell], object]) -> bool:
+    """Do it in a child that is killed before its n-th step; whether it came that far."""
+    child = os.fork()
+    if child == 0:
+        steps = 0
+
+        def tell(_: Event) -> None:
+            nonlocal steps
+            steps += 1
+            if steps == number:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        try:
+            work(tell)
+        finally:
+            os._exit(0)
+    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
+
+
+def test_the_new_data_are_served_and_the_old_kept_until_confirmed(
+    config: HostConfig, credentials: Credentials, journal: switch.Journal, tmp_path: Path
+) -> None:
+    switch.switch(config, credentials, journal)
+    assert served(journal) == {"new"}
+    assert others(tmp_path) == [f"live.before-{RUN}"] * 2
+    assert switch.settle(config, credentials) == ""
+    switch.confirm(config)
+    assert served(journal) == {"new"} and others(tmp_path) == []
+    with pytest.raises(BackupError, match="no restore waits"):
+        switch.undo(config)
+
+
+def test_an_undo_serves_the_old_data_and_keeps_the_new(
+    config: HostConfig, credentials: Credentials, journal: switch.Journal, tmp_path: Path
+) -> None:
+    switch.switch(config, credentials, journal)
+    switch.undo(config)
+    assert served(journal) == {"live"}
+    assert others(tmp_path) == [f"live.undone-{RUN}"] * 2
+    with pytest.raises(BackupError, match="already undone"):
+        switch.undo(config)
+    switch.confirm(config)
+    assert served(journal) == {"live"} and others(tmp_path) == []
+
+
+def test_killed_at_any_step_of_a_switch_the_data_are_all_new_or_all_old(
+    config: HostConfig, credentials: Credentials, journal: switch.Journal, tmp_path: Path
+) -> None:
+    outcomes = set()
+    for number in range(1, 100):
+        if not kill_at(number, lambda t: switch.switch(config, credentials, journal, t)):
+            break
+        told = switch.settle(config, credentials)
+        found = served(journal)
+        outcomes.add((*found, "finished" in told))
+        if found == {"new"}:
+            switch.undo(config)
+            switch.confirm(config)
+        assert served(journal) == {"live"}
+        assert switch.pending(config) is None
+        for name in NAMES:  # a restore that was undone leaves the rebuilt data to nobody
+            folder = tmp_path / name / "new"
+            folder.mkdir(exist_ok=True)
+            (folder / "which").write_text("new")
+        assert others(tmp_path) == ["new"] * 2, number
+    assert number == 8  # journal, twice two renames, check, done: and one that is not killed
+    assert outcomes == {("live", False), ("new", True)}
+
+
+def test_killed_at_any_step_of_an_undo_it_is_undone_by_the_next(
+    config: HostConfig, credentials: Credentials, journal: switch.Journal, tmp_path: Path
+) -> None:
+    for number in range(1, 100):
+        switch.switch(config, credentials, journal)
+        if not kill_at(number, lambda t: switch.undo(config, t)):
+            break
+        assert "undone" in switch.settle(config, credentials)
+        assert served(journal) == {"live"}
+        assert others(tmp_path) == [f"live.undone-{RUN}"] * 2
+        for place in journal.places:
+            place.aside.rename(place.new)
+        switch.confirm(config)
+    assert number == 5  # twice two renames, and one that is not killed
+
+
+def test_killed_while_undoing_what_a_kill_had_interrupted(
+    config: HostConfig, credentials: Credentials, journal: switch.Journal
+) -> None:
+    assert kill_at(5, lambda t: switch.switch(config, credentials, journal, t))
+    for number in range(1, 6):
+        kill_at(number, lambda t: switch.settle(config, credentials, t))
+    switch.settle(config, credentials)
+    assert served(journal) == {"live"}
+    assert switch.pending(config) is None
+
+
+def test_an_unreadable_journal_stops_everything(
+    config: HostConfig, credentials: Credentials, journal: switch.Journal
+) -> None:
+    switch.switch(config, credentials, journal)
+    (config.base / switch.JOURNAL).write_text("{")
+    for call in (
+        lambda: switch.settle(config, credentials),
+        lambda: switch.confirm(config),
+        lambda: switch.undo(config),
+    ):
+        with pytest.raises(BackupError, match=r"cannot be read.*"):
+            call()
+    assert all(place.old.exists() for place in journal.places)
