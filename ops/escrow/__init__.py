@@ -5,6 +5,7 @@ An age file of a tar: `age -d -i <key> recovery.age | tar x` opens it without St
 
 from ops.escrow.recovery import (
     FILE_NAME,
+    NOTE_NAME,
     EscrowState,
     create,
     inspect,
@@ -12,4 +13,4 @@ from ops.escrow.recovery import (
     recipients,
 )
 
-__all__ = ["FILE_NAME", "EscrowState", "create", "inspect", "open_file", "recipients"]
+__all__ = ["FILE_NAME", "NOTE_NAME", "EscrowState", "create", "inspect", "open_file", "recipients"]

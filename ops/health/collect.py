@@ -26,6 +26,9 @@ STACK = Path("/etc/stackroom/stack")
 STATE = Path("/var/lib/stackroom")
 HASHED_AT_MOST = 16 * 1024 * 1024  # bytes; rendered files are far smaller
 CHAINS = ("INPUT", "FORWARD", "ufw-user-input", "ufw6-user-input", "DOCKER-USER", "STACKROOM-IN")
+BACKUP_JOBS = ("backup", "check", "drill", "prune")
+RECORDS_AT_MOST = 30
+RECORD_KEYS = ("run", "started", "finished", "outcome", "error", "bytes", "subject")
 TIMERS = ("apt-daily.timer", "apt-daily-upgrade.timer")
 
 
@@ -251,6 +254,52 @@ def deploy() -> dict[str, Any]:
     return {"file": records[-1].name, "record": json.loads(records[-1].read_text())}
 
 
+def backups() -> dict[str, Any]:
+    """The host's own configuration of backups, its newest records of each kind, and its timers.
+
+    Empty where backups were never deployed. Of a record, what the doctor judges and no more.
+    """
+    config = Path("/etc/stackroom/backup.json")
+    if not config.is_file():
+        return {}
+    told = json.loads(config.read_text())
+    folder = Path(told["base"]) / "records"
+    return {
+        "now": time.time(),
+        "period_hours": told["period_hours"],
+        "repositories": [each["name"] for each in told["repositories"]],
+        "records": {kind: records(folder, kind) for kind in BACKUP_JOBS},
+        "timers": {job: timer(f"stackroom-{job}.timer") for job in BACKUP_JOBS},
+    }
+
+
+def records(folder: Path, kind: str) -> list[dict[str, Any]]:
+    """The newest records of a kind, oldest first; one that cannot be read is left out."""
+    found = []
+    for path in sorted(folder.glob(f"*.{kind}.json"))[-RECORDS_AT_MOST:]:
+        with contextlib.suppress(OSError, ValueError):
+            record = json.loads(path.read_text())
+            if record.get("dry_run"):
+                continue
+            told = {key: record.get(key) for key in RECORD_KEYS}
+            told["stored"] = [each["name"] for each in record["repositories"] if each["ok"]]
+            told["rto_seconds"] = record["details"].get("rto_seconds")
+            found.append(told)
+    return found
+
+
+def timer(unit: str) -> dict[str, Any]:
+    """`since`: when it last began something, else when it was first enabled; 0 if never."""
+    states = run("systemctl", "show", "-p", "UnitFileState", "-p", "ActiveState", unit).split()
+    values = dict(line.split("=", 1) for line in states)
+    stamp = Path("/var/lib/systemd/timers") / f"stamp-{unit}"
+    return {
+        "enabled": values.get("UnitFileState") == "enabled",
+        "active": values.get("ActiveState") == "active",
+        "since": stamp.stat().st_mtime if stamp.exists() else 0.0,
+    }
+
+
 def age(path: Path) -> float:
     return max(0.0, time.time() - path.stat().st_mtime)
 
@@ -272,6 +321,7 @@ SECTIONS: dict[str, Callable[[], Any]] = {
     "guard": guard,
     "files": files,
     "deploy": deploy,
+    "backups": backups,
 }
 
 

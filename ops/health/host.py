@@ -9,13 +9,15 @@ from typing import Any
 
 from ops.clients.ssh import Remote
 from ops.errors import ServiceError
-from ops.health import machine, stack, walls
+from ops.escrow import inspect
+from ops.health import backups, machine, stack, walls
 from ops.health.model import Verdict, ok, unknown
 from ops.health.runner import LOGIN, Check
 from ops.render.firewall import expected_chains
 from ops.render.stack import Stack, render_stack
-from ops.settings import Environment
+from ops.settings import Environment, Settings
 
+REACH_SECONDS = 25.0  # a repository far away is asked for its configuration
 COLLECT_SECONDS = 12.0  # ssh's own 10 s to connect, and some
 
 Facts = dict[str, Any]  # what collect.py prints: {"values": {section: ...}, "errors": {...}}
@@ -86,6 +88,25 @@ def host_checks(environment: Environment, remote: Remote) -> list[Check]:
         check("firewall.guard", machine.guard, "guard"),
         *_stack_checks(check, rendered, public),
         check("deploy.record", machine.deploy, "deploy"),
+        *_backup_checks(check, settings),
+        Check("backup.reach", lambda: backups.reach(remote), seconds=REACH_SECONDS, needs=LOGIN),
+        Check("escrow", lambda: backups.escrow(inspect(environment))),
+    ]
+
+
+def _backup_checks(check: Callable[..., Check], settings: Settings) -> list[Check]:
+    if not settings.backup.enabled:
+        return [check("backup.age", lambda _: backups.off(), "clock")]
+    local_only = settings.backup.local_only
+    return [
+        check("backup.timers", backups.timers, "backups"),
+        check("backup.last", backups.last, "backups"),
+        check("backup.age", backups.age, "backups"),
+        check("backup.offsite", lambda found: backups.offsite(found, local_only), "backups"),
+        check("backup.size", backups.size, "backups"),
+        check("backup.clock", backups.clock, "backups"),
+        check("backup.check", lambda found: backups.proof(found, "check"), "backups"),
+        check("backup.drill", lambda found: backups.proof(found, "drill"), "backups"),
     ]
 
 

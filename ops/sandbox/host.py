@@ -18,6 +18,7 @@ from ops.errors import ServiceError, StackroomError, UnreachableError
 from ops.sandbox import archive, build, cgroups, engine, inventory
 from ops.sandbox.build import Say
 from ops.sandbox.layout import (
+    DEPUTY_KEY,
     ENVIRONMENT,
     GATEWAY_IPV4,
     GATEWAY_IPV6,
@@ -82,7 +83,7 @@ def up(say: Say) -> Sandbox:
             say("starting the sandbox")
             engine.docker("start", NAME)
     _authorize(public_key)
-    inventory.write_environment(public_key)
+    inventory.write_environment(public_key, inventory.make_key(DEPUTY_KEY))
     _until(lambda: _systemd_state() in ("running", "degraded"), "systemd is not up")
     if container is None:
         _trust_own_cas()

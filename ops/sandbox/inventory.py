@@ -1,4 +1,4 @@
-"""The generated half of inventory/sandbox/: the login key, who may come in, and the secrets.
+"""The generated half of inventory/sandbox/: keys, who may come in, secrets, the recovery file.
 
 Nothing that exists is overwritten but developers.toml, which follows the key.
 """
@@ -8,9 +8,10 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
+from ops import escrow
 from ops.errors import ServiceError
 from ops.sandbox.layout import CLIENTS, ENVIRONMENT, GATEWAY_IPV4, GATEWAY_IPV6, KEY
-from ops.settings import ensure_secrets
+from ops.settings import ensure_secrets, load_environment
 
 DEVELOPERS = """\
 # Made by `stackroom sandbox up`: this machine operates, the machine "allowed" develops.
@@ -18,6 +19,10 @@ DEVELOPERS = """\
 [operators.you]
 addresses = ["{gateway_ipv4}", "{gateway_ipv6}"]
 keys = ["{key}"]
+
+[operators.deputy]
+addresses = ["{gateway_ipv4}"]
+keys = ["{deputy_key}"]
 
 [developers.dora]
 addresses = ["{dora_ipv4}", "{dora_ipv6}"]
@@ -41,8 +46,9 @@ def make_key(key: Path = KEY) -> str:
     return public.read_text(encoding="ascii").strip()
 
 
-def write_environment(public_key: str, folder: Path = ENVIRONMENT) -> None:
-    """developers.toml for this key, and every secret that is not there yet (0600)."""
+def write_environment(public_key: str, deputy_key: str, folder: Path = ENVIRONMENT) -> None:
+    """developers.toml for these keys, every secret that is not there yet (0600), and the recovery
+    file, which is made anew when any of them has changed."""
     dora_ipv4, dora_ipv6 = CLIENTS["allowed"]
     _write_if_changed(
         folder / "developers.toml",
@@ -50,11 +56,15 @@ def write_environment(public_key: str, folder: Path = ENVIRONMENT) -> None:
             gateway_ipv4=GATEWAY_IPV4,
             gateway_ipv6=GATEWAY_IPV6,
             key=public_key,
+            deputy_key=deputy_key,
             dora_ipv4=dora_ipv4,
             dora_ipv6=dora_ipv6,
         ),
     )
     ensure_secrets(folder)
+    environment = load_environment(folder)
+    if not escrow.inspect(environment).is_current:
+        escrow.create(environment)
 
 
 def forget_host_keys(folder: Path = ENVIRONMENT) -> None:
@@ -64,7 +74,8 @@ def forget_host_keys(folder: Path = ENVIRONMENT) -> None:
 
 def remove_environment(folder: Path = ENVIRONMENT) -> None:
     """Take away what write_environment and the first login made."""
-    for name in ("developers.toml", "secrets.toml", "known_hosts"):
+    made = ("developers.toml", "secrets.toml", "known_hosts", escrow.FILE_NAME, escrow.NOTE_NAME)
+    for name in made:
         (folder / name).unlink(missing_ok=True)
 
 

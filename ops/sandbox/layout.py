@@ -9,6 +9,7 @@ from ops.render.files import ROOT
 
 STATE = ROOT / ".stackroom" / "sandbox"
 KEY = STATE / "id_ed25519"
+DEPUTY_KEY = STATE / "deputy_ed25519"  # a recovery file is for two people
 ENVIRONMENT = ROOT / "inventory" / "sandbox"
 IMAGE_FOLDERS = ROOT / "ops" / "sandbox" / "images"
 

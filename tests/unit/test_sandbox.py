@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from ops import escrow
 from ops.errors import MissingToolError
 from ops.sandbox import cgroups, check_machine, engine, inventory, layout, start_engine
 from ops.sandbox.archive import recipe_of
@@ -208,7 +209,8 @@ def environment(tmp_path: Path) -> Path:
 
 def test_the_generated_half_makes_a_valid_environment(environment: Path, tmp_path: Path) -> None:
     key = tmp_path / ".stackroom" / "sandbox" / "id_ed25519"
-    inventory.write_environment(inventory.make_key(key), environment)
+    deputy = key.with_name("deputy_ed25519")
+    inventory.write_environment(inventory.make_key(key), inventory.make_key(deputy), environment)
 
     loaded = load_environment(environment)
 
@@ -217,6 +219,11 @@ def test_the_generated_half_makes_a_valid_environment(environment: Path, tmp_pat
     assert loaded.settings.operators["you"].addresses == ["198.51.100.1/32", "2001:db8::1/128"]
     assert loaded.settings.developers["dora"].addresses == ["198.51.100.21/32", "2001:db8::21/128"]
     assert stat.S_IMODE((environment / "secrets.toml").stat().st_mode) == 0o600
+    assert escrow.inspect(loaded).is_current
+    for private in (key, deputy):
+        opened = tmp_path / private.name
+        escrow.open_file(environment / escrow.FILE_NAME, private, opened)
+        assert (opened / "secrets.toml").read_bytes() == (environment / "secrets.toml").read_bytes()
 
 
 def test_a_key_is_made_once_for_its_owner_only(tmp_path: Path) -> None:
@@ -231,13 +238,14 @@ def test_a_key_is_made_once_for_its_owner_only(tmp_path: Path) -> None:
     assert derived.split()[:2] == public.split()[:2]
 
 
-def test_secrets_are_kept_and_only_missing_ones_added(environment: Path) -> None:
+def test_secrets_are_kept_and_only_missing_ones_added(environment: Path, tmp_path: Path) -> None:
+    keys = [inventory.make_key(tmp_path / name) for name in ("one", "two")]
     (environment / "secrets.toml").write_text(
         f'[secrets]\napi_token = "{"t" * 40}"  # mine\n', encoding="ascii"
     )
-    inventory.write_environment("ssh-ed25519 AAAA you", environment)
+    inventory.write_environment(*keys, environment)
     first = (environment / "secrets.toml").read_text()
-    inventory.write_environment("ssh-ed25519 AAAA you", environment)
+    inventory.write_environment(*keys, environment)
 
     assert f'api_token = "{"t" * 40}"  # mine' in first
     assert "qdrant_api_key" in first
