@@ -18,7 +18,7 @@ from ops.cli.common import Json, Yes, err, new_app, out, print_json, sure
 from ops.cli.place import Here, on_host
 from ops.cli.progress import telling
 from ops.cli.runs import Timer, carried_out
-from ops.clients.restic import Snapshot
+from ops.clients.restic import Restic, Snapshot
 from ops.errors import StackroomError
 
 app = new_app("Proven copies of the data: make, list, check and thin them out.")
@@ -162,3 +162,24 @@ def unlock(context: typer.Context, json_output: Json = False) -> None:
     if json_output:
         return print_json({"schema_version": 1, "unlocked": names})
     return out.print(f"no stale lock is left in: {', '.join(names)}")
+
+
+@app.command(hidden=True)
+def reach(context: typer.Context, json_output: Json = False) -> None:
+    """Whether each repository opens with its password; the doctor asks."""
+    here = on_host(context)
+    told = {restic.name: _reached(restic) for restic in repositories(here.config, here.credentials)}
+    if json_output:
+        return print_json({"schema_version": 1, "repositories": told})
+    for name, error in told.items():
+        out.print(f"{name}: {error or 'opens'}", markup=False)
+    return None
+
+
+def _reached(restic: Restic) -> str:
+    """What keeps the repository from being opened; empty where nothing does."""
+    try:
+        restic.open(create=False)
+    except StackroomError as error:
+        return error.message
+    return ""
