@@ -10,7 +10,7 @@ from ops.backup.history import find, rows
 from ops.backup.records import Record, read_records
 from ops.backup.run import back_up
 from ops.backup.show import LIMIT, list_json, show_list, show_record
-from ops.backup.store import repositories
+from ops.backup.store import is_new, repositories
 from ops.backup.upkeep import check as check_repositories
 from ops.backup.upkeep import prune as prune_repositories
 from ops.backup.upkeep import unlock as unlock_repositories
@@ -18,7 +18,7 @@ from ops.cli.common import Json, Yes, err, new_app, out, print_json, sure
 from ops.cli.place import Here, on_host
 from ops.cli.progress import telling
 from ops.cli.runs import Timer, carried_out
-from ops.clients.restic import Restic, Snapshot
+from ops.clients.restic import NoRepositoryError, Restic, Snapshot
 from ops.errors import StackroomError
 
 app = new_app("Proven copies of the data: make, list, check and thin them out.")
@@ -166,9 +166,13 @@ def unlock(context: typer.Context, json_output: Json = False) -> None:
 
 @app.command(hidden=True)
 def reach(context: typer.Context, json_output: Json = False) -> None:
-    """Whether each repository opens with its password; the doctor asks."""
+    """Whether each repository opens with its password, or is yet to be made; the doctor asks."""
     here = on_host(context)
-    told = {restic.name: _reached(restic) for restic in repositories(here.config, here.credentials)}
+    records = read_records(here.config.base, "backup")
+    told = {
+        restic.name: _reached(restic, new=is_new(restic.name, here.config, records))
+        for restic in repositories(here.config, here.credentials)
+    }
     if json_output:
         return print_json({"schema_version": 1, "repositories": told})
     for name, error in told.items():
@@ -176,10 +180,12 @@ def reach(context: typer.Context, json_output: Json = False) -> None:
     return None
 
 
-def _reached(restic: Restic) -> str:
+def _reached(restic: Restic, *, new: bool) -> str:
     """What keeps the repository from being opened; empty where nothing does."""
     try:
         restic.open(create=False)
+    except NoRepositoryError as error:
+        return "" if new else error.message
     except StackroomError as error:
         return error.message
     return ""

@@ -32,6 +32,10 @@ LOCK_BYTES = 64 * 1024
 OnBytes = Callable[[int, int], None]  # done, total
 
 
+class NoRepositoryError(ServiceError):
+    """Nothing was ever stored at this address, or what was is gone."""
+
+
 @dataclass(frozen=True)
 class Stored:
     """What a backup came to. `added_bytes` is what the repository has grown by."""
@@ -316,7 +320,7 @@ class Restic:
                 "wait for it to end; stackroom backup unlock removes what a killed one left",
             )
         if ended.code == NO_REPOSITORY:
-            return ServiceError(
+            return NoRepositoryError(
                 f"{who}: there is none",
                 "look whether its disk is mounted and its address is right: stackroom doctor",
             )
