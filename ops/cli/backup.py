@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated
 
 import typer
@@ -20,8 +21,10 @@ from ops.cli.progress import telling
 from ops.cli.runs import Timer, carried_out
 from ops.clients.restic import NoRepositoryError, Restic, Snapshot
 from ops.errors import StackroomError
+from ops.settings.host import Repository
 
 app = new_app("Proven copies of the data: make, list, check and thin them out.")
+REACH_SECONDS = 18.0  # the doctor waits for 24
 
 
 @app.command()
@@ -169,10 +172,13 @@ def reach(context: typer.Context, json_output: Json = False) -> None:
     """Whether each repository opens with its password, or is yet to be made; the doctor asks."""
     here = on_host(context)
     records = read_records(here.config.base, "backup")
-    told = {
-        restic.name: _reached(restic, new=is_new(restic.name, here.config, records))
-        for restic in repositories(here.config, here.credentials)
-    }
+    asked = here.config.repositories
+
+    def answer(repository: Repository) -> str:
+        return _reached(here, repository, new=is_new(repository.name, here.config, records))
+
+    with ThreadPoolExecutor(len(asked)) as pool:
+        told = dict(zip((each.name for each in asked), pool.map(answer, asked), strict=True))
     if json_output:
         return print_json({"schema_version": 1, "repositories": told})
     for name, error in told.items():
@@ -180,8 +186,16 @@ def reach(context: typer.Context, json_output: Json = False) -> None:
     return None
 
 
-def _reached(restic: Restic, *, new: bool) -> str:
+def _reached(here: Here, repository: Repository, *, new: bool) -> str:
     """What keeps the repository from being opened; empty where nothing does."""
+    cache = here.config.base / "cache"
+    restic = Restic(
+        repository,
+        here.credentials,
+        host=here.config.environment,
+        cache=cache,
+        timeout=REACH_SECONDS,
+    )
     try:
         restic.open(create=False)
     except NoRepositoryError as error:

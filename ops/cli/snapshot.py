@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 
 from ops.backup import words
 from ops.backup.source import Event
@@ -88,11 +88,15 @@ def list_(
         return print_json({"schema_version": 1, "snapshots": listed})
     if not found:
         return out.print("there is none")
-    table = Table("collection", "snapshot", "size", "made (UTC)", box=None)
+    longest = max(len(each.name) for _, each in found)
+    table = Table(
+        "collection", Column("snapshot", min_width=longest), "size", "made (UTC)", box=None
+    )
     for name, each in found:
         made = words.utc(each.created) if each.created else "?"
         table.add_row(name, each.name, words.size(each.size), made)
-    return out.print(table, soft_wrap=False)
+    # a name that is cut cannot be pasted
+    return out.print(table, soft_wrap=False, crop=False)
 
 
 @app.command()
