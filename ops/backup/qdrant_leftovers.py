@@ -79,7 +79,9 @@ class Leftovers:
             if len(ours) != 1:  # not there yet, or more than one can be told apart
                 return
             note.name = ours[0].name
-        snapshots.delete(note.collection, note.name)
+        # made in the same second as somebody else's, it took that one's name: it is theirs
+        if note.name not in note.before:
+            snapshots.delete(note.collection, note.name)
         self._notes.remove(note)
         self._save()
 
