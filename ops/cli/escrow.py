@@ -70,6 +70,7 @@ def _document(state: EscrowState) -> dict[str, Any]:
         "keys": state.keys,
         "stale": list(state.stale),
         "strangers": list(state.strangers),
+        "damaged": state.damaged,
         "current": state.is_current,
     }
 
@@ -77,7 +78,8 @@ def _document(state: EscrowState) -> dict[str, Any]:
 def _sentence(state: EscrowState) -> str:
     if state.made is None:
         return f"there is no recovery file at {state.path}: stackroom -e <env> escrow create"
-    reasons = [*(f"{name} has changed" for name in state.stale)]
+    reasons = ["the file is not as it was written"] if state.damaged else []
+    reasons += [f"{name} has changed" for name in state.stale]
     reasons += [f"the keys have changed: {', '.join(state.strangers)}"] if state.strangers else []
     if reasons:
         return f"{state.path} is out of date: {'; '.join(reasons)}"
