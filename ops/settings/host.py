@@ -96,7 +96,7 @@ class HostConfig(_Model):
     repositories: list[Repository]
     sources: list[Source]
     keep: Keep = Keep()
-    timeout_hours: int = 12
+    timeout_hours: float = 12.0
     period_hours: float = 24.0  # of backups; checks, drills and prunes: a week
     metrics: Path | None = None
     drill_image_pull: bool = True  # an image of the manifest that is not here may be pulled

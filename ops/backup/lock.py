@@ -1,0 +1,92 @@
+"""One run at a time on a machine: a lock of the kernel's, which dies with its holder.
+
+So a killed run leaves no lock to break. It never waits for a run to end: the second one gives up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ops.errors import LockedError, ServiceError
+
+# somebody who only looks holds the lock for an instant; a run is not turned away by that
+PATIENCE_SECONDS = 0.5
+
+
+@contextlib.contextmanager
+def hold(base: Path, doing: str) -> Iterator[None]:
+    """Hold `base`'s lock while the block runs.
+
+    Raises LockedError naming the holder, ServiceError where the lock cannot be made.
+    """
+    try:
+        base.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor = os.open(base / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise ServiceError(f"{base}: no lock: {error.strerror}", "run it as root") from None
+    try:
+        if not _taken(descriptor, fcntl.LOCK_EX, PATIENCE_SECONDS):
+            raise LockedError(_describe(_read(base)), "wait until that is done")
+        name = base / "lock.holder"
+        # only for people: a disk that is full must not be why a run does not even begin
+        with contextlib.suppress(OSError):
+            name.write_text(_holder(doing), encoding="utf-8")
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                name.unlink(missing_ok=True)
+    finally:
+        os.close(descriptor)
+
+
+def holder(base: Path) -> dict[str, Any] | None:
+    """Who holds the lock (`pid`, `doing`, `since`; empty where that is not known), or None."""
+    try:
+        descriptor = os.open(base / "lock", os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        return None if _taken(descriptor, fcntl.LOCK_SH, 0) else _read(base)
+    finally:
+        os.close(descriptor)
+
+
+def _taken(descriptor: int, how: int, patience: float) -> bool:
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(descriptor, how | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(0.05)
+        else:
+            return True
+
+
+def _holder(doing: str) -> str:
+    since = datetime.now(UTC).isoformat(timespec="seconds")
+    return json.dumps({"pid": os.getpid(), "doing": doing, "since": since})
+
+
+def _read(base: Path) -> dict[str, Any]:
+    try:
+        found = json.loads((base / "lock.holder").read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _describe(found: dict[str, Any]) -> str:
+    if not found:
+        return "another run holds the lock on this machine"
+    return f"a {found['doing']} (process {found['pid']}) has been running since {found['since']}"
