@@ -128,7 +128,7 @@ def named(server: Server, new_name: Callable[[], str]) -> str:
             {
                 "id": each,
                 "vector": {
-                    "text": [((n * k) % 97) + 0.25 * k for k in range(1, 9)],
+                    "text": [((n * k) % 97) + n / 50 for k in range(1, 9)],
                     "image": [n, n % 7, n % 5, 1],
                 },
                 "payload": {"n": n, "tags": ["a", str(n % 3)]},
