@@ -68,7 +68,7 @@ def observe(rest: QdrantRest, name: str, config: Mapping[str, Any]) -> Observati
     count = _count(rest, path)
     samples = _retrieve(rest, path, _spread(rest, path, count))
     queries = []
-    for using, size in dense_vectors(config).items():
+    for using, size in sorted(dense_vectors(config).items()):
         queries += _queries(rest, path, using, samples, _affordable(count * size * 4))
     return Observation(count, samples, queries)
 
