@@ -1,6 +1,6 @@
 """Qdrant's collection snapshots: made, listed, fetched, restored by upload, deleted.
 
-Files are streamed both ways in pieces of 1 MiB, hashed on the way: memory stays flat whatever the
+Files are streamed both ways in small pieces, hashed on the way: memory stays flat whatever the
 size. Nothing half-fetched is ever left under the name it was asked for. The official client has no
 such calls: it takes a whole snapshot into memory, and gives up after 5 seconds.
 """
@@ -26,7 +26,7 @@ from pydantic import SecretStr
 from ops.clients.rest import checked_url, key_headers, result_of, unreachable, verification
 from ops.errors import BackupError, ServiceError, StackroomError
 
-CHUNK = 1024 * 1024  # bytes
+CHUNK = 1024 * 1024  # bytes that are sent at once; progress is told as often
 CONNECT_SECONDS = 10.0
 SILENCE_SECONDS = 60.0  # without a byte; after that nobody is there
 REFUSAL_BYTES = 64 * 1024  # of a refusal's text that are read
@@ -231,15 +231,18 @@ def _received(answer: httpx.Response, partial: Path, size: int | None, on_bytes:
         raise ServiceError("something between here and Qdrant compresses a download", "")
     if size is not None and size != promised:
         raise BackupError(f"a snapshot of {size} bytes was made, and {promised} are being sent")
-    digest, done = hashlib.sha256(), 0
+    digest, done, told = hashlib.sha256(), 0, 0
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "wb", buffering=0) as file:
         try:
-            for piece in answer.iter_raw(CHUNK):
+            # as they come, 64 KiB at most: gathering them into larger ones costs more than it saves
+            for piece in answer.iter_raw():
                 digest.update(piece)
                 _write(file.fileno(), piece)
                 done += len(piece)
-                on_bytes(done, promised)
+                if done - told >= CHUNK or done == promised:
+                    told = done
+                    on_bytes(done, promised)
         except httpx.RemoteProtocolError:
             raise BackupError(
                 f"the download broke off after {done} of {promised} bytes",
