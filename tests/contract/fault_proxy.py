@@ -52,7 +52,11 @@ class FaultProxy:
             if re.match(self.where, line):
                 self.on_match()
             if hurt and self.fault == "500":
-                client.sendall(b"HTTP/1.1 500 Oops\r\ncontent-length: 4\r\n\r\noops")
+                client.sendall(_last(b"HTTP/1.1 500 Oops\r\ncontent-length: 4\r\n\r\n") + b"oops")
+                client.shutdown(socket.SHUT_WR)
+                client.settimeout(5)
+                for _ in _pieces(client, b""):  # closed with a body unread, it would be a reset
+                    pass
                 return
             if hurt and self.fault == "silent":
                 self._over.wait()
