@@ -1,0 +1,104 @@
+"""Real Postgres and RabbitMQ in containers of our own, built from Debian's packages.
+
+An image is built once for its recipe; a container goes with the test that started it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import shutil
+import subprocess
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from ops.render.files import ROOT
+from ops.sandbox import engine
+from ops.sandbox.build import base_image, content_hash
+from ops.sandbox.layout import IMAGES, LABEL
+
+FOLDERS = Path(__file__).parent / "images"
+LABELLED = "stackroom.test=services"  # every container and volume that a test starts
+START_SECONDS = 120
+
+
+def image(name: str) -> str:
+    """`postgres` or `rabbitmq`: built where its recipe or its base has changed."""
+    state = ROOT / ".stackroom" / "tools"
+    state.mkdir(parents=True, exist_ok=True)
+    folder = FOLDERS / name
+    with (state / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # tests may run twice at once
+        base = base_image(print)
+        base_id = (engine.inspect("image", base) or {})["Id"]
+        tag = f"{IMAGES}/test-{name}:{content_hash(folder, {}, base_id)}"
+        if not engine.inspect("image", tag):
+            labels = [LABEL, f"stackroom.build=test-{name}"]
+            with tempfile.TemporaryDirectory(prefix="stackroom-") as temporary:
+                context = shutil.copytree(folder, Path(temporary, "context"))
+                engine.build(tag, context, {"BASE": base}, labels, state / f"build-{name}.log")
+    return tag
+
+
+@contextlib.contextmanager
+def container(kind: str, ready: Callable[[str], bool], *options: str) -> Iterator[str]:
+    """A running service by the name of its container."""
+    name = f"stackroom-test-{kind}-{uuid.uuid4().hex[:8]}"
+    engine.docker("run", "--detach", "--name", name, "--label", LABELLED, *options, image(kind))
+    try:
+        deadline = time.monotonic() + START_SECONDS
+        while not ready(name):
+            assert time.monotonic() < deadline, engine.docker("logs", name)
+            time.sleep(0.2)
+        yield name
+    finally:
+        engine.docker("rm", "--force", "--volumes", name)
+
+
+def run_in(name: str, *command: str, stdin: str = "") -> str:
+    """What a command in a container prints. Raises AssertionError where it fails."""
+    interactive = ["--interactive"] if stdin else []
+    done = subprocess.run(
+        ["docker", "exec", *interactive, name, *command],
+        input=stdin or None,
+        stdin=None if stdin else subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def answers(name: str, *command: str) -> bool:
+    """Whether a command in a container succeeds."""
+    return engine.attempt("exec", name, *command, timeout=60).returncode == 0
+
+
+@contextlib.contextmanager
+def postgres(user: str = "postgres") -> Iterator[str]:
+    def ready(name: str) -> bool:
+        return answers(name, "pg_isready", "--quiet", "--host=127.0.0.1")
+
+    environment = ("--env", "POSTGRES_PASSWORD=of-the-tests", "--env", f"POSTGRES_USER={user}")
+    with container("postgres", ready, *environment) as name:
+        yield name
+
+
+@contextlib.contextmanager
+def rabbitmq() -> Iterator[str]:
+    def ready(name: str) -> bool:
+        return answers(name, "rabbitmq-diagnostics", "--quiet", "check_running")
+
+    with container("rabbitmq", ready, "--hostname", "queue") as name:
+        yield name
+
+
+def sql(name: str, statements: str, database: str = "postgres", user: str = "postgres") -> str:
+    """What psql prints of statements, unaligned. Raises AssertionError for a refusal."""
+    quiet = ("-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1")
+    return run_in(name, "psql", *quiet, "-U", user, "-d", database, stdin=statements)
