@@ -100,7 +100,7 @@ class Restic:
         that nothing was ever stored at this address.
         """
         ended = self._call("cat", "config", "--no-lock")
-        absent = ended.code == NO_REPOSITORY or bool(_says(words.BUCKET, ended))
+        absent = ended.code == NO_REPOSITORY or words.bucket_is_missing(ended.stderr)
         if absent and create:
             self._make()
             return
@@ -132,6 +132,8 @@ class Restic:
 
         tagged = ("--tag", f"run={run}", "--host", self._host)
         self._work("backup", *tagged, "--", str(folder), timeout=timeout, on_line=on_line)
+        total = summary.get("total_bytes_processed", 0)
+        on_bytes(total, total)
         snapshot = str(summary.get("snapshot_id", ""))
         there = self._snapshots(snapshot) if snapshot else []
         if [(found.id, found.run, found.path) for found in there] != [(snapshot, run, str(folder))]:
@@ -139,7 +141,7 @@ class Restic:
         return Stored(
             snapshot,
             summary.get("data_added_packed", summary.get("data_added", 0)),
-            summary.get("total_bytes_processed", 0),
+            total,
             time.monotonic() - begun,
         )
 
@@ -200,7 +202,7 @@ class Restic:
         (1, 1) reads everything. Raises BackupError for what is damaged. Stale locks are the
         caller's to remove before (`unlock`).
         """
-        for left in self._cache.glob("restic-check-cache-*"):  # of a check that was killed
+        for left in self._cache.glob("restic-check-cache-*"):  # of one that was killed
             shutil.rmtree(left, ignore_errors=True)
         reading = [f"--read-data-subset={subset[0]}/{subset[1]}"] if subset else []
         self._work("check", *reading, timeout=timeout)
@@ -215,7 +217,7 @@ class Restic:
         if not ids:
             return []
         before = [found.id for found in self.snapshots()]
-        going = [found for found in before if found in set(ids)]
+        going = [found for found in before if found in ids]
         if not going:
             return []
         if len(going) == len(before):
@@ -223,14 +225,13 @@ class Restic:
                 f"{self._who()}: every backup in it would be removed: nothing was",
                 "stackroom backup list",
             )
-        dry = ["--dry-run"] if dry_run else []
-        quick = self._timeout * LISTING
-        ended = self._work("forget", *dry, "--", *going, timeout=quick)
+        options = ["--dry-run"] if dry_run else []
+        ended = self._work("forget", *options, "--", *going, timeout=self._timeout * LISTING)
         if not dry_run:
             left = set(going) & {found.id for found in self.snapshots()}
             if left:
-                reason, error = words.meaning(ended.stderr, self._access.secrets())
-                raise type(error or ServiceError(""))(
+                reason, _ = words.meaning(ended.stderr, self._access.secrets())
+                raise ServiceError(
                     f"{self._who()}: {len(left)} backups were not removed: {reason}",
                     "an append-only repository is pruned on its far side",
                 )
@@ -257,8 +258,7 @@ class Restic:
         for one in ids:
             if not re.fullmatch(r"[0-9a-f]{8,64}", one):
                 raise ServiceError(f"{one!r} is no id of a snapshot", "stackroom backup list")
-        quick = self._timeout * LISTING
-        ended = self._call("snapshots", "--no-lock", *ids, timeout=quick)
+        ended = self._call("snapshots", "--no-lock", *ids, timeout=self._timeout * LISTING)
         self._need_success("snapshots", ended)
         try:
             found = [_snapshot(entry) for entry in json.loads(ended.stdout) or []]
@@ -356,10 +356,6 @@ def _snapshot(entry: dict[str, Any]) -> Snapshot:
         path=entry["paths"][0],
         host=entry.get("hostname", ""),
     )
-
-
-def _says(pattern: str, ended: Ended) -> bool:
-    return any(re.search(pattern, line, re.I) for line in words.sayings(ended.stderr))
 
 
 def _literally(path: str) -> str:

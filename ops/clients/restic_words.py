@@ -28,13 +28,15 @@ _UNREACHABLE = (
     r"connection refused|connection reset|connection timed out|connection closed|no route to host"
     r"|network is unreachable|no such host|could not resolve|name resolution|i/o timeout"
     r"|TLS handshake|server unexpectedly closed|broken pipe|certificate"
+    r"|receiving version packet|unexpected EOF"
     r"|\b50[0234]\b|SlowDown|error talking HTTP to rclone"
 )
 _DAMAGED = (
     r"ciphertext verification failed|hash mismatch|invalid data returned|is damaged"
-    r"|repository contains errors|file is too short|unexpected file size"
+    r"|repository contains errors|is too short|unexpected file size"
     r"|data/[^ ]*: (no such file|file does not exist)|wrong data returned|not found in index"
 )
+_NO_REASON = r"^(There were \d+ errors|Warning: at least one source file)"
 # (what restic says, the kind of error, what it means, the next command), first match wins
 _MEANINGS: tuple[tuple[str, type[StackroomError], str, str], ...] = (
     (FULL, ServiceError, "there is no space left", "df -h; stackroom backup prune"),
@@ -59,6 +61,12 @@ _MEANINGS: tuple[tuple[str, type[StackroomError], str, str], ...] = (
         "lay its public half on the server",
     ),
     (
+        r"didn't find section in config file",
+        ServiceError,
+        "the credential rclone_config does not name this remote",
+        "set it again in secrets.toml, then: stackroom -e <env> deploy",
+    ),
+    (
         _DAMAGED,
         BackupError,
         "it is damaged",
@@ -80,14 +88,14 @@ class Patience:
     """Whether restic has repeated a refusal for long enough: the server means it."""
 
     def __init__(self) -> None:
-        self._first = self._latest = 0.0
+        self._first = self._latest = -_FORGOTTEN_SECONDS
 
     def is_over(self, line: str) -> bool:
         """For each line of its standard error, in turn."""
         if "retrying after" not in line or not _PERMANENT.search(line):
             return False
         now = time.monotonic()
-        if now - self._latest > _FORGOTTEN_SECONDS:
+        if now - self._latest >= _FORGOTTEN_SECONDS:
             self._first = now
         self._latest = now
         return now - self._first >= PATIENCE_SECONDS
@@ -102,6 +110,8 @@ def sayings(stderr: Sequence[str]) -> list[str]:
             try:
                 message = json.loads(line)
                 text = message.get("message") or message["error"]["message"]
+                if item := message.get("item"):
+                    text = f"{item}: {text}"
             except (ValueError, KeyError, TypeError):
                 text = line
         text = re.sub(r"^.*returned error, retrying after [^:]+: ", "", str(text))
@@ -119,7 +129,12 @@ def meaning(stderr: Sequence[str], secrets: Sequence[str]) -> tuple[str, Stackro
         for line in reversed(said):
             if re.search(pattern, line, re.I):
                 return scrubbed(line, secrets), kind(words, hint)
-    return scrubbed(said[-1] if said else "it said nothing", secrets), None
+    reasons = [line for line in said if not re.search(_NO_REASON, line)] or said
+    return scrubbed(reasons[-1] if reasons else "it said nothing", secrets), None
+
+
+def bucket_is_missing(stderr: Sequence[str]) -> bool:
+    return any(re.search(BUCKET, line, re.I) for line in sayings(stderr))
 
 
 def scrubbed(text: str, secrets: Sequence[str]) -> str:
