@@ -28,7 +28,7 @@ lint: tools ## ruff, mypy --strict, compose-lint
 	$(BIN)/mypy
 	$(BIN)/compose-lint check --fail-on high $(wildcard compose/*/*.yaml)
 
-bench: ## measurements against Ansible, as a table
+bench: ## measurements, as tables: deploys beside Ansible, backups, drills
 	@sh ops/sandbox/prepare.sh bench
 	@$(BIN)/stackroom sandbox engine
 	$(BIN)/pytest -q -s -m bench tests/bench

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import pytest
+
+# no packages in tests: what is shared is found as its own folder finds it
+for folder in ("services", "contract"):
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / folder))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
