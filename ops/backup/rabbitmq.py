@@ -18,6 +18,9 @@ from ops.errors import ServiceError
 from ops.settings.host import RabbitmqSource
 
 EXPORT_SECONDS = 300.0
+# its user in its container: asked as root while it starts for the first time, rabbitmqctl would
+# make a cookie that the broker cannot read
+USER = "rabbitmq"
 COUNTED = (
     *("vhosts", "users", "permissions", "topic_permissions", "policies", "parameters"),
     *("queues", "exchanges", "bindings"),
@@ -32,7 +35,7 @@ def definitions(container: str) -> tuple[bytes, dict[str, Any]]:
     """
     printed = bytearray()
     command = ["rabbitmqctl", "--quiet", "export_definitions", "-"]
-    pipes.pull(container, command, printed.extend, timeout=EXPORT_SECONDS)
+    pipes.pull(container, command, printed.extend, timeout=EXPORT_SECONDS, user=USER)
     # what goes before the JSON is talk: versions differ in what they hold to be quiet
     start = max(printed.find(b"{"), 0)
     try:

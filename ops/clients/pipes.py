@@ -24,13 +24,14 @@ def pull(
     write: Callable[[bytes], object],
     *,
     timeout: float,
+    user: str = "",
 ) -> None:
     """Run a command and hand on what it prints, piece by piece.
 
     Raises ServiceError with its last words where it fails, UnreachableError where it has not ended
     after `timeout` seconds, and whatever `write` raises; the command is ended in any case.
     """
-    with _Running(container, command, subprocess.DEVNULL, timeout) as running:
+    with _Running(container, command, subprocess.DEVNULL, timeout, user=user) as running:
         while piece := running.output.read(PIECE):
             write(piece)
         running.wait()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ops.backup.manifest import Facts, RabbitmqFacts
-from ops.backup.rabbitmq import COUNTED, counts, definitions
+from ops.backup.rabbitmq import COUNTED, USER, counts, definitions
 from ops.backup.source import Event, Tell
 from ops.clients import pipes
 from ops.clients.docker import Scratch, docker, inspect
@@ -20,7 +20,6 @@ from ops.restore.throwaway import data_folder, local_image, serve
 from ops.settings.host import RabbitmqSource
 
 DATA = "/var/lib/rabbitmq"
-USER = "rabbitmq"  # of the broker in its container
 IMPORT_SECONDS = 300.0
 _FILE = "/tmp/definitions.json"  # noqa: S108 - the container's
 

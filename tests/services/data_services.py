@@ -92,7 +92,11 @@ def postgres(user: str = "postgres") -> Iterator[str]:
 @contextlib.contextmanager
 def rabbitmq() -> Iterator[str]:
     def ready(name: str) -> bool:
-        return answers(name, "rabbitmq-diagnostics", "--quiet", "check_running")
+        # as root it would make a cookie that the broker cannot read
+        probe = ("rabbitmq-diagnostics", "--quiet", "check_running")
+        return (
+            engine.attempt("exec", "--user", "rabbitmq", name, *probe, timeout=60).returncode == 0
+        )
 
     with container("rabbitmq", ready, "--hostname", "queue") as name:
         yield name
