@@ -17,7 +17,7 @@ demo: tools ## a bare machine becomes a closed, running server, proven on the sc
 
 test: tools lint ## every test
 	@$(BIN)/stackroom sandbox engine
-	$(BIN)/pytest tests/unit tests/render tests/contract tests/sandbox
+	$(BIN)/pytest tests/unit tests/render tests/contract tests/services tests/faults tests/sandbox
 
 test-fast: tools ## unit, render and contract tests, under a minute
 	$(BIN)/pytest -q tests/unit tests/render tests/contract
