@@ -15,7 +15,11 @@ from typing import Any
 
 import pytest
 from contract_server import Server
+from pydantic import SecretStr
 from stand_in_process import PROGRAM, StandIn, make
+
+from ops.clients.snapshots import Snapshots
+from ops.errors import ServiceError
 
 KEY = secrets.token_hex(24)
 
@@ -244,3 +248,30 @@ def test_a_full_disk_leaves_no_part_of_a_snapshot(stand_in: StandIn) -> None:
     assert (status, words[:24]) == (500, "Service internal error: ")
     snapshots = stand_in.folder / "snapshots"
     assert [path for path in snapshots.rglob("*") if path.is_file()] == []
+
+
+def test_files_pass_through_without_lying_in_memory(stand_in: StandIn, tmp_path: Path) -> None:
+    stand_in.start()
+    server = spoken_to(stand_in)
+    fill(server)
+    assert stand_in.process is not None
+
+    def peak() -> int:
+        """In kB."""
+        status = Path(f"/proc/{stand_in.process and stand_in.process.pid}/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0])
+
+    snapshot_of(server, "kept")
+    before, file = peak(), tmp_path / "big"
+    with file.open("wb") as opened:
+        opened.truncate(200 * 1024**2)
+    with (
+        Snapshots(server.url, SecretStr(KEY)) as snapshots,
+        pytest.raises(ServiceError, match="Malformed"),
+    ):
+        snapshots.upload("kept", file, checksum="", timeout=60)
+    big = stand_in.folder / "snapshots/kept/big.snapshot"
+    file.rename(big)
+    with Snapshots(server.url, SecretStr(KEY)) as snapshots:
+        snapshots.download("kept", big.name, tmp_path / "again", size=200 * 1024**2)
+    assert peak() < before + 40 * 1024
