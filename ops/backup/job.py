@@ -30,6 +30,7 @@ Trigger = Literal["hand", "timer"]
 T = TypeVar("T")
 
 TELLING_SECONDS = 40.0  # notices take 30 at most; they are left behind where they take longer
+ENDING_SECONDS = 10.0  # a child that is told to end may take some
 SKEW = timedelta(hours=1)  # a clock may be off by that much and is still believed
 EXIT_CODES: dict[Outcome, int] = {"ok": 0, "warning": 1, "failed": 2, "unproven": 3, "died": 2}
 DIED = "killed, or the machine went down: it did not come to its end"
@@ -61,7 +62,7 @@ class Job:
     def share(self, others: int) -> float:
         """Seconds for one of the repositories that are left, with `others` behind it: one that
         hangs must leave time for them, and for the record."""
-        return 0.9 * self.remaining() / (others + 1)
+        return max(0.9 * (self.remaining() - ENDING_SECONDS) / (others + 1), 1.0)
 
 
 class Stopped(SystemExit):

@@ -54,16 +54,18 @@ def store(job: Job, folder: Path, earlier: Sequence[Record]) -> list[RepositoryR
     `earlier` are the records of backups before this one.
     """
     waiting = repositories(job.config, job.credentials)
-    results = []
+    results: list[RepositoryResult] = []
     while waiting:
         restic = waiting.pop(0)
         new = is_new(restic.name, job.config, earlier)
-        results.append(_store_in(restic, job, folder, job.share(len(waiting)), create=new))
+        results.append(_store_in(restic, job, folder, len(waiting), create=new))
+        # whatever ends the run from here on, its record tells of this
+        job.record = job.record.model_copy(update={"repositories": [*results]})
     return results
 
 
 def _store_in(
-    restic: Restic, job: Job, folder: Path, seconds: float, *, create: bool
+    restic: Restic, job: Job, folder: Path, others: int, *, create: bool
 ) -> RepositoryResult:
     step = f"store:{restic.name}"
     job.tell(Event(step))
@@ -72,7 +74,7 @@ def _store_in(
         stored = restic.backup(
             folder,
             job.run,
-            timeout=seconds,
+            timeout=job.share(others),
             on_bytes=lambda done, total: job.tell(Event(step, restic.name, done, total)),
         )
     except StackroomError as error:

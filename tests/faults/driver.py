@@ -34,6 +34,8 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--wait-at", default="", help="the boundary at which to wait for a file")
     parser.add_argument("--until", type=Path, help="the file that ends the waiting")
     parser.add_argument("--answer-seconds", type=float, default=60.0)
+    parser.add_argument("--full", action="store_true", help="of a check")
+    parser.add_argument("--dry-run", action="store_true", help="of a prune")
     parser.add_argument("--silence", type=float, default=60.0, help="until Qdrant counts as gone")
     parser.add_argument("--days-ahead", type=float, default=0.0, help="of the clock")
     return parser.parse_args()
@@ -63,7 +65,11 @@ def main() -> int:
     def now() -> datetime:
         return datetime.now(UTC) + timedelta(days=given.days_ahead)
 
-    work = {"backup": back_up, "check": upkeep.check, "prune": upkeep.prune}[given.verb]
+    work = {
+        "backup": back_up,
+        "check": functools.partial(upkeep.check, full=given.full),
+        "prune": functools.partial(upkeep.prune, dry_run=given.dry_run),
+    }[given.verb]
     try:
         record = work(
             load_host_config(given.config), Credentials(given.credentials), tell=tell, now=now
