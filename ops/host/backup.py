@@ -54,17 +54,20 @@ def restic() -> Commands:
     if _version(found) >= RESTIC:
         host.noop(f"{found[0].partition(' compiled')[0]} is there")
         return
+    yield from restic_commands()
+
+
+def restic_commands() -> list[str]:
+    """Shell commands that put the pinned image's restic into its place."""
     image, target = shlex.quote(RESTIC_IMAGE), RESTIC_PROGRAM
     told = f"{RESTIC_IMAGE} cannot be pulled; put a restic of 0.17.1 or newer at {target} yourself"
-    yield (
+    return [
         f"docker image inspect {image} >/dev/null 2>&1 || docker pull -q {image}"
-        f" || {{ echo {shlex.quote(told)} >&2; exit 1; }}"
-    )
-    yield (
+        f" || {{ echo {shlex.quote(told)} >&2; exit 1; }}",
         f"c=$(docker create {image}) && docker cp $c:/usr/bin/restic {target}.new;"
         " s=$?; docker rm $c >/dev/null; [ $s -eq 0 ]"
-        f" && {target}.new version && mv {target}.new {target}"
-    )
+        f" && {target}.new version && mv {target}.new {target}",
+    ]
 
 
 def _version(lines: list[str]) -> tuple[int, ...]:
@@ -130,9 +133,9 @@ def _install(lock: str, environment: str, python: str) -> StringCommand:
 
 
 def _forget_all_but(source: str, venv: str) -> str:
-    """Keep these two and the newest other one of each kind."""
+    """Keep these two and the newest other one of each kind; nothing that is half-made."""
     return (
-        f"cd {HOME} && touch {source} {venv}"
+        f"cd {HOME} && rm -rf -- *.new *.tar && touch {source} {venv}"
         f" && ls -1dt venv-* | grep -vx {venv} | tail -n +2 | xargs -r rm -rf --"
         f" && ls -1dt */ | tr -d / | grep -v '^venv-' | grep -vx {source} | tail -n +2"
         " | xargs -r rm -rf --"

@@ -27,6 +27,7 @@ KILLED_WHILE = {
     "Docker is unpacked": "pgrep -f '[d]pkg .*--status-fd'",
     "images are loaded": "test -e /var/lib/stackroom/images.tar",
     "services start": "docker ps --format '{{.Names}}' | grep -q stackroom-qdrant",
+    "the verbs' packages are installed": "pgrep -f '[v]env-.*[.]new/bin/python -m pip'",
 }
 
 

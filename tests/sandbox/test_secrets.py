@@ -19,13 +19,17 @@ from ops.settings import Environment
 pytestmark = pytest.mark.sandbox
 
 KEY_FILE = "/etc/stackroom/stack/qdrant/local.yaml"
-KEEPERS = r"/etc/stackroom/stack(\.previous|\.refused|\.failed)?/qdrant/local\.yaml"
+KEEPERS = (
+    r"/etc/stackroom/stack(\.previous|\.refused|\.failed)?/qdrant/local\.yaml"
+    r"|/etc/stackroom/secrets/(qdrant_api_key|restic_password)"
+)
 
 
 @pytest.fixture(scope="module")
 def canaries(deployed: Environment) -> list[str]:
     kept = deployed.settings.secrets
-    return [kept.qdrant_api_key.get_secret_value(), kept.api_token.get_secret_value()]
+    secrets = (kept.qdrant_api_key, kept.api_token, kept.restic_password)
+    return [secret.get_secret_value() for secret in secrets]
 
 
 @contextmanager
@@ -133,7 +137,8 @@ def test_only_their_keepers_hold_them(deployed: Environment, canaries: list[str]
     # the stack, and the ones kept for looking at, all below one folder of root's
     assert KEY_FILE in found
     assert [path for path in found if not re.fullmatch(KEEPERS, path)] == []
-    assert {on_host(f"stat -c '%a %u' {path}") for path in found} == {"400 1000"}
+    assert {on_host(f"stat -c '%a %u' {path}") for path in found} == {"400 1000", "600 0"}
+    assert on_host("stat -c %a /etc/stackroom/secrets") == "700"
     assert on_host("stat -c %a /etc/stackroom") == "700"
 
 
