@@ -20,7 +20,7 @@ test: tools lint ## every test
 	$(BIN)/pytest tests/unit tests/render tests/contract tests/services tests/faults tests/sandbox
 
 test-fast: tools ## unit, render and contract tests, under a minute
-	$(BIN)/pytest -q tests/unit tests/render tests/contract
+	$(BIN)/pytest -q -m "not slow" tests/unit tests/render tests/contract
 
 lint: tools ## ruff, mypy --strict, compose-lint
 	$(BIN)/ruff check .

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from datetime import UTC, datetime, timedelta
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -56,6 +57,7 @@ def good_past(history: list[Kept]) -> list[Kept]:
     return sorted((k for k in history if k.good and k.time <= NOW), key=lambda k: k.time)
 
 
+@pytest.mark.slow
 @given(histories, policies)
 @MANY
 def test_the_newest_and_the_last_drilled_stay_and_what_goes_is_older_and_good(
@@ -81,6 +83,7 @@ def test_the_newest_and_the_last_drilled_stay_and_what_goes_is_older_and_good(
     assert [k for k in left if not k.good or k.time > NOW] == untouched
 
 
+@pytest.mark.slow
 @given(histories, policies)
 @MANY
 def test_removing_twice_removes_nothing_more(history: list[Kept], keep: Keep) -> None:
@@ -102,6 +105,7 @@ def test_removing_twice_removes_nothing_more(history: list[Kept], keep: Keep) ->
     assert len(good_past(left)) >= min(len(good), keep.last)
 
 
+@pytest.mark.slow
 @given(histories, policies, st.integers(1, 10))
 @FEWER
 def test_backups_of_a_clock_that_ran_ahead_push_nothing_out(
@@ -119,6 +123,7 @@ def test_backups_of_a_clock_that_ran_ahead_push_nothing_out(
     assert plan_removal([*ahead, *history, *bad], keep, NOW) == plan_removal(history, keep, NOW)
 
 
+@pytest.mark.slow
 @given(histories, policies)
 @FEWER
 def test_every_window_keeps_one_of_each_of_its_periods(history: list[Kept], keep: Keep) -> None:
