@@ -236,7 +236,7 @@ def test_too_little_memory_proves_nothing(
 def test_a_server_that_runs_out_of_memory_proves_nothing(
     stack: LiveStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(qdrant_room.QdrantRehearsal, "_memory", lambda _: 24 * 1024**2)
+    monkeypatch.setattr(qdrant_room.QdrantRehearsal, "_memory", lambda _: 7 * 1024**2)
     assert refused(stack, UnprovenError).outcome == "unproven"
 
 
