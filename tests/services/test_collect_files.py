@@ -192,6 +192,7 @@ def test_a_file_that_vanishes_is_left_out_and_its_other_name_is_not(
     scratch: Scratch,
     meddling: Callable[[str, Callable[[], None]], None],
 ) -> None:
+    os.link(library / "shelf" / "book.txt", library / "z third name")
     meddling("shelf/book.txt", (library / "shelf" / "book.txt").unlink)
     result = collected(library, tmp_path / "staging")
     assert isinstance(result.facts, FilesFacts)
@@ -423,7 +424,7 @@ def test_a_flipped_bit_is_refused_or_told_and_never_crashes(library: Path, tmp_p
 # how much it takes ----------------------------------------------------------------------------
 
 MEASURED = """
-import resource, sys
+import sys
 from pathlib import Path
 from ops.backup.files import FilesCollector
 from ops.backup.source import silent
@@ -434,7 +435,8 @@ collector = FilesCollector(FilesSource(name="x", path=str(root)))
 tar = staging / collector.collect(staging, silent).items[0].path
 extract(tar, out)
 assert first_difference(tar, out) == ""
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+# ru_maxrss would count what the parent had when it forked
+print(next(line for line in open("/proc/self/status") if line.startswith("VmHWM:")).split()[1])
 """
 
 
@@ -448,21 +450,21 @@ def peak_mib(root: Path, work: Path) -> int:
 
 
 def test_memory_stays_flat(tmp_path: Path) -> None:
-    """300 MB in one file, 3 MB, and 6,000 names: the peak is the same within a few MiB."""
+    """300 MB in one file, 3 MB, and 16,000 names: the peak is the same within a few MiB."""
     small, large, many = (tmp_path / name for name in ("small", "large", "many"))
     for folder, size in ((small, 3), (large, 300)):
         folder.mkdir()
         with (folder / "file").open("wb") as file:
             for _ in range(size):
                 file.write(os.urandom(1024**2))
-    for number in range(6_000):
+    for number in range(16_000):
         folder = many / f"{number % 100}"
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{number}").write_bytes(b"x")
     base = peak_mib(small, tmp_path / "1")
-    assert peak_mib(large, tmp_path / "2") < base + 8
-    assert peak_mib(many, tmp_path / "3") < base + 16
-    assert base < 120
+    assert peak_mib(large, tmp_path / "2") < base + 4
+    assert peak_mib(many, tmp_path / "3") < base + 4
+    assert base < 120  # MiB
 
 
 def test_progress_is_told_and_never_goes_back(tmp_path: Path) -> None:
