@@ -141,6 +141,22 @@ def proof(found: Found, kind: str) -> Verdict:
     )
 
 
+def restore(found: Found) -> Verdict:
+    """No restore stands half done, or keeps the data that it replaced."""
+    told = found.get("restore")
+    if not told:
+        return ok("no restore waits")
+    if told["state"] not in ("switched", "undone"):
+        return critical(
+            f"the restore {told['run']} is under way or was interrupted",
+            "if nobody runs it: stackroom -e {environment} drill settles it",
+        )
+    return warning(
+        f"the restore {told['run']} is not confirmed: the other data still take room",
+        "stackroom -e {environment} restore confirm, or restore undo",
+    )
+
+
 def reach(remote: Remote) -> Verdict:
     """Every repository opens with its password. Raises ServiceError where the host cannot ask."""
     answer = remote.run(f"{PROGRAM} backup reach --json", timeout=24)

@@ -270,7 +270,16 @@ def backups() -> dict[str, Any]:
         "repositories": [each["name"] for each in told["repositories"]],
         "records": {kind: records(folder, kind) for kind in BACKUP_JOBS},
         "timers": {job: timer(f"stackroom-{job}.timer") for job in BACKUP_JOBS},
+        "restore": restore(Path(told["base"]) / "restore.json"),
     }
+
+
+def restore(journal: Path) -> dict[str, str]:
+    """The restore that is under way or not yet confirmed; empty where there is none."""
+    if not journal.is_file():
+        return {}
+    told = json.loads(journal.read_text())
+    return {"run": told["run"], "state": told["state"]}
 
 
 def records(folder: Path, kind: str) -> list[dict[str, Any]]:

@@ -107,6 +107,7 @@ def _backup_checks(check: Callable[..., Check], settings: Settings) -> list[Chec
         check("backup.clock", backups.clock, "backups"),
         check("backup.check", lambda found: backups.proof(found, "check"), "backups"),
         check("backup.drill", lambda found: backups.proof(found, "drill"), "backups"),
+        check("backup.restore", backups.restore, "backups"),
     ]
 
 

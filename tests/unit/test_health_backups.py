@@ -131,6 +131,17 @@ def test_timers_are_enabled_and_have_run() -> None:
     assert backups.timers({}).status is Status.WARNING
 
 
+@pytest.mark.parametrize(
+    ("state", "status"),
+    [("switched", Status.WARNING), ("undone", Status.WARNING), ("switching", Status.CRITICAL)],
+)
+def test_a_restore_that_waits_is_seen(tmp_path: Path, state: str, status: Status) -> None:
+    journal = tmp_path / "restore.json"
+    assert backups.restore(found(restore=collect.restore(journal))).status is Status.OK
+    journal.write_text(json.dumps({"run": "r", "state": state, "places": []}))
+    assert backups.restore(found(restore=collect.restore(journal))).status is status
+
+
 class Host:
     """A host that answers one command."""
 

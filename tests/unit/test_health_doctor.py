@@ -110,7 +110,7 @@ def test_the_catalogue_is_complete_and_its_order_fixed(tmp_path: Path) -> None:
         " firewall.containers firewall.guard containers.running containers.restarts"
         " containers.limits containers.ports stack.files stack.config stack.images deploy.record"
         " backup.timers backup.last backup.age backup.offsite backup.size backup.clock backup.check"
-        " backup.drill backup.reach escrow"
+        " backup.drill backup.restore backup.reach escrow"
         " ssh.tunnel qdrant.ready qdrant.version qdrant.closed qdrant.transaction"
         " qdrant.collections qdrant.recovery qdrant.limits"
         " edge.ca edge.tls edge.closed edge.open outside.ports"
