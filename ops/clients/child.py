@@ -49,9 +49,9 @@ def run_child(
     """Run a program to its end, or to `timeout` seconds.
 
     `on_line` is given each line of standard output, which then is not kept; `give_up` each line of
-    standard error: True ends the program now. Whatever leaves this function, also a signal that
-    became an exception, the program and all it started are gone. Call it from a thread that stays:
-    the kernel takes the end of that thread for our end.
+    standard error, and "" twice a second: True ends the program now. Whatever leaves this
+    function, also a signal that became an exception, the program and all it started are gone. Call
+    it from a thread that stays: the kernel takes the end of that thread for our end.
     Raises MissingToolError where it cannot be started.
     """
     setpriv = shutil.which("setpriv")
@@ -119,6 +119,7 @@ class _Reader:
                 for key, _ in ready:
                     if not self._read(key.fd):
                         selector.unregister(key.fd)
+                self._ask("")
         return self.given_up or self._ended_by(deadline)
 
     def _ended_by(self, deadline: float) -> bool:
@@ -149,6 +150,9 @@ class _Reader:
                 self._on_line(line)
             return
         self.stderr.append(line[:LONGEST_LINE])
+        self._ask(line)
+
+    def _ask(self, line: str) -> None:
         if self._give_up and self._give_up(line):
             self.given_up = True
 

@@ -84,8 +84,6 @@ class Restic:
         self._access = access.Access(repository, credentials, cache)
         self._version = ""
 
-    # What it offers -----------------------------------------------------------------------------
-
     def version(self) -> str:
         """Such as "0.18.0". Raises MissingToolError where it is missing or older than 0.17.1."""
         if not self._version:
@@ -135,8 +133,8 @@ class Restic:
         total = summary.get("total_bytes_processed", 0)
         on_bytes(total, total)
         snapshot = str(summary.get("snapshot_id", ""))
-        there = self._snapshots(snapshot) if snapshot else []
-        if [(found.id, found.run, found.path) for found in there] != [(snapshot, run, str(folder))]:
+        there = [(x.id, x.run, x.path) for x in self._snapshots(snapshot)] if snapshot else []
+        if there != [(snapshot, run, str(folder))]:
             raise ServiceError(f"{self._who()}: restic reported success, but has no such snapshot")
         return Stored(
             snapshot,
@@ -220,7 +218,7 @@ class Restic:
         going = [found for found in before if found in ids]
         if not going:
             return []
-        if len(going) == len(before):
+        if going == before:
             raise BackupError(
                 f"{self._who()}: every backup in it would be removed: nothing was",
                 "stackroom backup list",
@@ -230,9 +228,9 @@ class Restic:
         if not dry_run:
             left = set(going) & {found.id for found in self.snapshots()}
             if left:
-                reason, _ = words.meaning(ended.stderr, self._access.secrets())
                 raise ServiceError(
-                    f"{self._who()}: {len(left)} backups were not removed: {reason}",
+                    f"{self._who()}: {len(left)} backups were not removed:"
+                    f" {self._last_words(ended)[0]}",
                     "an append-only repository is pruned on its far side",
                 )
         return going
@@ -244,8 +242,6 @@ class Restic:
     def unlock(self) -> None:
         """Remove stale locks: of processes of this machine that are gone, or 30 minutes old."""
         self._need_success("unlock", self._call("unlock", timeout=self._timeout * LISTING))
-
-    # How it is done -----------------------------------------------------------------------------
 
     def _make(self) -> None:
         if self._access.kind == "local":
@@ -294,7 +290,7 @@ class Restic:
                 give_up=words.Patience().is_over,
             )
         if ended.late:
-            reason, known = words.meaning(ended.stderr, self._access.secrets())
+            reason, known = self._last_words(ended)
             raise UnreachableError(
                 f"{self._who()}: restic {arguments[0]} did not end in {seconds:g} s: {reason}",
                 known.hint if known else "stackroom doctor",
@@ -307,7 +303,7 @@ class Restic:
 
     def _error(self, doing: str, ended: Ended) -> StackroomError:
         who = self._who()
-        reason, known = words.meaning(ended.stderr, self._access.secrets())
+        reason, known = self._last_words(ended)
         if ended.code == WRONG_PASSWORD:
             return ServiceError(
                 f"{who}: wrong password: the credential {RESTIC_PASSWORD} in"
@@ -328,6 +324,10 @@ class Restic:
             return type(known)(f"{who}: {known.message}: {reason}", known.hint)
         code = CODES.get(ended.code, f"ended with {ended.code}")
         return ServiceError(f"{who}: {doing}: restic {code}: {reason}", "stackroom doctor")
+
+    def _last_words(self, ended: Ended) -> tuple[str, StackroomError | None]:
+        said = [*self._access.asides(), *ended.stderr]
+        return words.meaning(said, self._access.secrets())
 
     def _lock_option(self) -> list[str]:
         """For what only reads: it goes without a lock where none can be written."""
@@ -386,9 +386,9 @@ def _clear_for_a_repository(folder: Path, who: str) -> None:
     """
     if not folder.exists():
         return
-    files = [p for p in folder.rglob("*") if p.is_file() and "lost+found" not in p.parts]
-    others = [p for p in files if p.relative_to(folder).parts[0] not in ("keys", "locks")]
-    others = [p for p in others if not re.fullmatch(r"config-tmp-\d+", p.name)]
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    harmless = re.compile(r"(keys|locks)/.*|config-tmp-\d+")
+    others = [path for path in files if not harmless.fullmatch(str(path.relative_to(folder)))]
     if others:
         raise ServiceError(
             f"{who}: there is no repository, and {folder} holds something else: {others[0].name}",

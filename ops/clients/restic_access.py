@@ -60,6 +60,7 @@ class Access:
         self._repository = repository
         self._credentials = credentials
         self._cache = cache
+        self._ssh_log = cache / f"ssh-{repository.name}.log"
         scheme = re.match(r"(s3|sftp|rclone):", repository.url)
         self.kind = scheme[1] if scheme else "local"
 
@@ -106,11 +107,19 @@ class Access:
             yield options
             return
         key = self._ssh_key()
+        self._ssh_log.unlink(missing_ok=True)
         try:
             yield [*options, "--option", f"sftp.command={self._ssh(key)}"]
         finally:
             if key.parent == self._cache:
                 key.unlink(missing_ok=True)
+
+    def asides(self) -> list[str]:
+        """What ssh has said in the last call; restic may end before it has passed that on."""
+        try:
+            return self._ssh_log.read_text(errors="replace").splitlines()[-20:]
+        except OSError:
+            return []
 
     def _password(self) -> str:
         return self._credentials.need(RESTIC_PASSWORD).get_secret_value()
@@ -178,9 +187,8 @@ class Access:
         target = f"{found[1]}@{found[2].strip('[]')}"
         port = str(self._repository.port)
         # restic adds nothing to a command of ours: "-s ... sftp" asks for the subsystem
-        return shlex.join(
-            ["ssh", "-F", "none", "-p", port, "-i", str(key), *told, "-s", "--", target, "sftp"]
-        )
+        files = ["-F", "none", "-E", str(self._ssh_log), "-i", str(key)]
+        return shlex.join(["ssh", *files, "-p", port, *told, "-s", "--", target, "sftp"])
 
 
 def _need_program(name: str) -> None:

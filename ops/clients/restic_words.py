@@ -11,6 +11,7 @@ from ops.errors import BackupError, ServiceError, StackroomError, UnreachableErr
 
 # restic tries these again for many minutes, though no second attempt will change the answer
 PATIENCE_SECONDS = 4.0
+FAILED_SECONDS = 15.0  # between a save that has failed for good, and restic's own end
 _FORGOTTEN_SECONDS = 120.0  # a refusal that old has nothing to do with one of now
 
 BUCKET = r"specified bucket does not exist|NoSuchBucket"
@@ -81,20 +82,28 @@ _MEANINGS: tuple[tuple[str, type[StackroomError], str, str], ...] = (
     (_UNREACHABLE, UnreachableError, "it cannot be reached", "stackroom doctor"),
     (_DENIED, ServiceError, "restic may not write there", "ls -ld the folder; run it as root"),
 )
+_FAILED = re.compile(r"Save\(.*\) failed: ")
 _PERMANENT = re.compile("|".join((FULL, READ_ONLY, BUCKET, _KEYS, _REFUSED, _DENIED)), re.I)
 
 
 class Patience:
-    """Whether restic has repeated a refusal for long enough: the server means it."""
+    """Whether waiting on has a use: no, where a refusal was repeated for some seconds, and no,
+    where restic has failed to save something and does not end (0.18.0 may wait for itself then).
+    """
 
     def __init__(self) -> None:
         self._first = self._latest = -_FORGOTTEN_SECONDS
+        self._failed: float | None = None
 
     def is_over(self, line: str) -> bool:
-        """For each line of its standard error, in turn."""
+        """For each line of its standard error in turn, and for none ("") every now and then."""
+        now = time.monotonic()
+        if _FAILED.match(line) and self._failed is None:
+            self._failed = now
+        if self._failed is not None and now - self._failed >= FAILED_SECONDS:
+            return True
         if "retrying after" not in line or not _PERMANENT.search(line):
             return False
-        now = time.monotonic()
         if now - self._latest >= _FORGOTTEN_SECONDS:
             self._first = now
         self._latest = now

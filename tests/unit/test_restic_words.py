@@ -60,3 +60,19 @@ def test_a_refusal_has_to_be_repeated_for_a_while(monkeypatch: pytest.MonkeyPatc
     clock[0] = 305.0
     assert not patience.is_over(f"{RETRY}connection refused")
     assert not patience.is_over("Access Denied.")
+
+
+def test_a_save_that_has_failed_for_good_has_to_end_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [1.0]
+    monkeypatch.setattr("ops.clients.restic_words.time.monotonic", lambda: clock[0])
+    patience = words.Patience()
+    heard = []
+    for clock[0], line in (
+        (1.0, ""),
+        (100.0, "Load(<data/1>, 5, 0) failed: file is too short"),
+        (120.0, "Save(<data/1>) failed: write /r/1: no space left on device"),
+        (134.0, "Save(<data/2>) failed: write /r/2: no space left on device"),
+        (135.0, ""),
+    ):
+        heard.append(patience.is_over(line))
+    assert heard == [False, False, False, False, True]
