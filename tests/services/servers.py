@@ -145,6 +145,7 @@ class S3Server:
     """SeaweedFS with one account. Start and stop it as often as needed; the data stays."""
 
     folder: Path
+    host: str = "127.0.0.1"
     access_key: str = field(default_factory=lambda: f"AK{secrets.token_hex(9).upper()}")
     secret_key: str = field(default_factory=lambda: f"s3-{secrets.token_hex(20)}")
     ports: list[int] = field(default_factory=lambda: free_ports(9))
@@ -152,8 +153,8 @@ class S3Server:
 
     @property
     def url(self) -> str:
-        """The endpoint: http://127.0.0.1:<port>."""
-        return f"http://127.0.0.1:{self.ports[0]}"
+        """The endpoint: http://<host>:<port>."""
+        return f"http://{self.host}:{self.ports[0]}"
 
     def repository(self, bucket: str = "", path: str = "restic") -> str:
         """The URL of a restic repository in a bucket of its own; restic makes the bucket."""
@@ -177,7 +178,7 @@ class S3Server:
             self.process = subprocess.Popen(
                 [
                     *(beside_python("weed"), f"-logdir={self.folder}", "server", f"-dir={data}"),
-                    *("-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-metricsPort={metrics}"),
+                    *(f"-ip={self.host}", f"-ip.bind={self.host}", f"-metricsPort={metrics}"),
                     *(f"-master.port={master}", f"-master.port.grpc={master_grpc}"),
                     *(f"-volume.port={volume}", f"-volume.port.grpc={volume_grpc}"),
                     *(f"-filer.port={filer}", f"-filer.port.grpc={filer_grpc}"),
@@ -257,9 +258,9 @@ def new_bucket() -> str:
 
 
 @contextlib.contextmanager
-def s3_server(folder: Path) -> Iterator[S3Server]:
+def s3_server(folder: Path, host: str = "127.0.0.1") -> Iterator[S3Server]:
     """A running S3 server that is gone afterwards."""
-    server = S3Server(folder)
+    server = S3Server(folder, host)
     server.start()
     try:
         yield server
