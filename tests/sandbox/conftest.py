@@ -12,6 +12,7 @@ import pytest
 from hands import Attempt, holds, plan
 
 from ops import sandbox as room
+from ops.sandbox.layout import OWNED
 from ops.sandbox.visit import Watch, watching
 from ops.settings import Environment, load_environment
 
@@ -32,12 +33,16 @@ KILLED_WHILE = {
 
 
 def what_docker_has() -> set[str]:
-    """Every container, volume and network of this machine's engine, by name."""
+    """Every container, volume and network of the sandbox, by name or by the label it is made with.
+
+    Other tests have things of their own on the same engine, and may run at the same time.
+    """
     return {
         f"{listing[0]} {name}"
         for listing in LISTINGS
+        for mark in (f"label={OWNED}", "name=stackroom-sandbox")
         for name in subprocess.run(
-            ["docker", *listing], capture_output=True, text=True, check=True
+            ["docker", *listing, "--filter", mark], capture_output=True, text=True, check=True
         ).stdout.split()
     }
 
@@ -51,12 +56,10 @@ def sandbox() -> Iterator[room.Sandbox]:
     """A running sandbox, bare at the start of the run; afterwards nothing of it may be left."""
     if not keeping():
         room.down()
-    before = what_docker_has()
     yield room.up(print)
     if not keeping():
         room.down()
-        now = what_docker_has()
-        left = (now - before) | {thing for thing in now if "stackroom-sandbox" in thing}
+        left = what_docker_has()
         assert not left, f"`sandbox down` left {sorted(left)}"
 
 
