@@ -293,8 +293,9 @@ def test_another_login_than_root(deployed: Environment) -> None:
 
 def test_a_whole_restore_on_the_same_host_its_undo_and_its_end(deployed: Environment) -> None:
     was = count(deployed)
+    later = was + 5000  # ids that no run before this one has used
     made = verb("backup", "run")
-    write_points(deployed, 5000, 50)
+    write_points(deployed, later, 50)
     assert count(deployed) == was + 50
 
     refused = stackroom("restore", "run", "--run", made["run"], "--yes")
