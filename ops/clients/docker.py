@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import Any, Self
 
 from ops.errors import MissingToolError, ServiceError, UnprovenError, UnreachableError
 
@@ -46,34 +46,6 @@ def docker(*arguments: str, stdin: str = "", timeout: float = QUICK_SECONDS) -> 
     if done.returncode != 0:
         raise _failure(arguments, done.stderr)
     return done.stdout
-
-
-def exec_into(
-    container: str, command: Sequence[str], output: IO[bytes], *, timeout: float, user: str = ""
-) -> None:
-    """Run a command in a container and stream what it prints into an open file.
-
-    Raises as `docker` does; what was written until then is the caller's to remove.
-    """
-    arguments = ["exec", *(["--user", user] if user else []), container, *command]
-    try:
-        done = subprocess.run(
-            ["docker", *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.PIPE,
-            timeout=timeout,
-            check=False,
-        )
-    except FileNotFoundError:
-        raise MissingToolError("docker is not installed", "stackroom -e <env> deploy") from None
-    except subprocess.TimeoutExpired:
-        raise UnreachableError(
-            f"{command[0]} in {container} gave no answer within {timeout:g} s",
-            f"docker logs {container}",
-        ) from None
-    if done.returncode != 0:
-        raise _failure(arguments, done.stderr.decode(errors="replace"))
 
 
 def _failure(arguments: Sequence[str], stderr: str) -> UnreachableError | ServiceError:
