@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from place import Good, Place, lay, receiver
 
-pytestmark = pytest.mark.services
+pytestmark = [pytest.mark.services, pytest.mark.timeout(1500)]
 AT_BOUNDARIES = 170  # kills; with those at any moment they are more than 200
 AT_ANY_MOMENT = 40
 WORKERS = 2
