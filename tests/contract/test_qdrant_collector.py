@@ -32,6 +32,8 @@ from ops.clients.snapshots import SnapshotInfo, Snapshots
 from ops.errors import BackupError, ServiceError, SettingsError, StackroomError, UnreachableError
 from ops.settings.host import Credentials, QdrantSource
 
+pytestmark = pytest.mark.slow
+
 SILENCE = 1.0
 Act = Callable[[], object]
 

@@ -19,6 +19,8 @@ from pydantic import SecretStr
 from ops.clients.snapshots import Snapshots
 from ops.errors import BackupError, ServiceError, SettingsError, StackroomError, UnreachableError
 
+pytestmark = pytest.mark.slow
+
 MIB = 1024 * 1024
 SILENCE = 0.5  # seconds, where a test waits for it
 
