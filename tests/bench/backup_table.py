@@ -131,6 +131,7 @@ def _sizes(sized: list[Sized]) -> Table:
     row("  added by the first one, MB", [_added(each.first) / MB for each in sized], ".0f")
     rows.add_section()
     row("drill, s", [_drilled(each, "total") for each in sized])
+    # comparing lasts until the throw-away service is gone
     for step in ("fetch", "verify", "rebuild", "compare"):
         row(f"  {step}", [_drilled(each, step) for each in sized])
     row("drill, s per GB", [_drilled(each, "total") * GB / each.size for each in sized], ".1f")
