@@ -1,6 +1,6 @@
 # The commands of a working day. `make demo` and `make test` install what they need.
 .DEFAULT_GOAL := help
-.PHONY: help demo test lane-services lane-sandbox test-fast lint bench lock setup tools
+.PHONY: help demo test lane-services lane-faults lane-sandbox test-fast lint bench lock setup tools
 BIN := .venv/bin
 
 help: ## what there is
@@ -15,14 +15,17 @@ tools:
 demo: tools ## a bare machine becomes a closed, running server, proven on the screen
 	@$(BIN)/stackroom demo
 
-test: tools lint ## every test: the quick ones first, then two lanes side by side
+test: tools lint ## every test: the quick ones first, then three lanes side by side
 	@$(BIN)/stackroom sandbox engine
 	$(BIN)/pytest tests/unit tests/render
-	@echo "two lanes, each shown when it ends: the services and their faults; the throw-away machine"
-	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target lane-services lane-sandbox
+	@echo "three lanes, half an hour, each shown when it ends: services, faults, the throw-away machine"
+	@$(MAKE) --no-print-directory --jobs=3 --output-sync=target lane-services lane-faults lane-sandbox
 
 lane-services:
-	$(BIN)/pytest tests/contract tests/services tests/faults
+	$(BIN)/pytest tests/contract tests/services
+
+lane-faults:
+	$(BIN)/pytest tests/faults
 
 lane-sandbox:
 	$(BIN)/pytest tests/sandbox
