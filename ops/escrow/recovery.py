@@ -106,19 +106,22 @@ def inspect(environment: Environment) -> EscrowState:
 def open_file(file: Path, identity: Path, folder: Path) -> list[str]:
     """Decrypt with one private key (age or OpenSSH) into `folder`; the names of what was written.
 
-    Raises SettingsError for a wrong key, a damaged file, or where a file would be overwritten;
-    nothing is written then.
+    What is there already with the same content, such as the files of the team's own git, is left.
+    Raises SettingsError for a wrong key, a damaged file, or where another content would be
+    overwritten; nothing is written then.
     """
     contents = _unpack(_decrypt(file, identity), file)
-    there = [name for name in contents if (folder / name).exists()]
-    if there:
-        raise SettingsError(
-            f"{folder / there[0]} exists and is not overwritten", "choose another folder"
-        )
+    missing = {name: c for name, c in contents.items() if not (folder / name).exists()}
+    for name in contents.keys() - missing.keys():
+        if (folder / name).read_bytes() != contents[name]:
+            raise SettingsError(
+                f"{folder / name} exists with another content and is not overwritten",
+                f"move it away, open again, and compare: mv {folder / name} {folder / name}.old",
+            )
     folder.mkdir(parents=True, exist_ok=True)
-    for name, content in contents.items():
+    for name, content in missing.items():
         _replace(folder / name, content)
-    return list(contents)
+    return list(missing)
 
 
 def _pack(folder: Path) -> bytes:
@@ -170,7 +173,7 @@ def _decrypt(file: Path, identity: Path) -> bytes:
 def _identities(key: bytes, path: Path) -> list[Any]:
     protected = SettingsError(
         f"{path} is no private key of age or OpenSSH that can be read without a passphrase",
-        f"age -d -i {path} {FILE_NAME} | tar x   (age asks for the passphrase)",
+        f"age -d -i {path} {FILE_NAME} | tar -x -f -   (age asks for the passphrase)",
     )
     if b"PRIVATE KEY" in key:
         try:

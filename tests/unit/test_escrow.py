@@ -85,12 +85,21 @@ def test_a_damaged_file_is_refused_and_seen(environment, keys, tmp_path: Path, d
     assert not (tmp_path / "new").exists()
 
 
-def test_it_overwrites_nothing(environment, keys) -> None:
+def test_what_is_there_stays_and_only_what_lacks_is_written(environment, keys) -> None:
     create(environment)
-    before = files(environment.folder)
-    with pytest.raises(SettingsError, match="is not overwritten"):
-        open_file(environment.folder / FILE_NAME, keys["anna"][0], environment.folder)
-    assert files(environment.folder) == before
+    sealed, key = environment.folder / FILE_NAME, keys["anna"][0]
+    wanted = files(environment.folder)
+    (environment.folder / "secrets.toml").unlink()  # as in a fresh clone: it is not in git
+    assert open_file(sealed, key, environment.folder) == ["secrets.toml"]
+    assert files(environment.folder) == wanted
+    assert (environment.folder / "secrets.toml").stat().st_mode & 0o777 == 0o600
+
+    (environment.folder / "secrets.toml").unlink()
+    (environment.folder / "settings.toml").write_text("# newer\n")
+    with pytest.raises(SettingsError, match="another content and is not overwritten"):
+        open_file(sealed, key, environment.folder)
+    assert (environment.folder / "settings.toml").read_text() == "# newer\n"
+    assert not (environment.folder / "secrets.toml").exists()
 
 
 def test_a_changed_secret_or_person_makes_it_stale(environment, write_environment, keys) -> None:
