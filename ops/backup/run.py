@@ -31,14 +31,22 @@ def back_up(
     trigger: Trigger = "hand",
     tell: Tell = silent,
     now: Clock = utc_now,
+    safety: bool = False,
 ) -> Record:
     """Back every source up into every repository; the record says how it went.
 
     `tell` hears of each step before it is done: start, preflight, collect:<source>,
     publish:<sync|manifest|retire|replace|clear>, store:<repository>, record, done.
+    `safety` marks the record, details["safety"], as made of what a restore is about to replace.
     Raises what `carry_out` does. Whatever fails, the last good backup stays as it was.
     """
-    return carry_out("backup", config, credentials, _work, trigger=trigger, tell=tell, now=now)
+
+    def work(job: Job) -> Record:
+        if safety:
+            job.record = job.record.model_copy(update={"details": {"safety": True}})
+        return _work(job)
+
+    return carry_out("backup", config, credentials, work, trigger=trigger, tell=tell, now=now)
 
 
 def _work(job: Job) -> Record:
@@ -66,7 +74,7 @@ def _work(job: Job) -> Record:
             "bytes": manifest.size(),
             "items": len(manifest.items),
             "repositories": results,
-            "details": {"addresses": addresses(job.config)},
+            "details": job.record.details | {"addresses": addresses(job.config)},
         }
     )
 

@@ -57,7 +57,7 @@ def restore_stack(
     with hold(config.base, "restore"):
         switch.settle(config, credentials, tell)
         _refuse_unconfirmed(config)
-        # before the safety backup: that will be the latest one
+        # before anything else is made: what cannot be chosen costs no safety backup
         chosen = for_restore(config, credentials, source, run)
         live = survey(config, credentials)
     _refuse_holding(live, replace=replace)
@@ -93,7 +93,7 @@ def _safety_backup(
     if not any(found.holds for found in live):
         return "none: there was nothing to lose"
     try:
-        return back_up(config, credentials, tell=tell).run
+        return back_up(config, credentials, tell=tell, safety=True).run
     except StackroomError as error:
         silent_ones = [found.source.name for found in live if not found.answers]
         if silent_ones:
