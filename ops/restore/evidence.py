@@ -21,6 +21,8 @@ def note_choice(job: Job, chosen: Chosen) -> None:
     """Which backup this is about, and where it comes from."""
     job.record = job.record.model_copy(update={"subject": chosen.snapshot.run})
     note(job, {"repository": chosen.repository.name, "snapshot": chosen.snapshot.id})
+    if chosen.remarks:
+        note(job, {"remarks": chosen.remarks})
 
 
 def differences(comparisons: Iterable[Comparison]) -> str:

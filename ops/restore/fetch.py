@@ -8,8 +8,8 @@ from __future__ import annotations
 import contextlib
 import shutil
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -39,10 +39,11 @@ SPARE = 64 * 1024**2  # bytes: what a file system needs besides the data
 
 @dataclass(frozen=True)
 class Chosen:
-    """A backup, and the repository it comes from."""
+    """A backup, and the repository it comes from; `remarks` on what could not be asked."""
 
     repository: Restic
     snapshot: Snapshot
+    remarks: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -81,17 +82,39 @@ def longest_ago(config: HostConfig, records: Sequence[Record]) -> str:
 
 
 def for_restore(config: HostConfig, credentials: Credentials, source: str, run: str) -> Chosen:
-    """The backup to restore: without a `source` from the first repository that has it, local first.
+    """The backup to restore, out of `source`, or out of any repository that has it, local first.
 
-    Raises BackupError where none has it, UnreachableError or ServiceError where the only one that
-    was named cannot be asked.
+    The latest is never one of what an earlier restore was about to replace: those are restored
+    by their name. Raises BackupError where none has it, UnreachableError or ServiceError where
+    the only one that was named cannot be asked.
     """
     names = [source] if source else [repository.name for repository in config.repositories]
-    return choose(config, credentials, names, run)
+    return choose(config, credentials, names, run, unwanted=safety_runs(read_records(config.base)))
 
 
-def choose(config: HostConfig, credentials: Credentials, names: Sequence[str], run: str) -> Chosen:
-    """The first of these repositories that has the run; `latest` is the newest good one."""
+def safety_runs(records: Sequence[Record]) -> set[str]:
+    """The backups that restores made of what they were about to replace, however they ended.
+
+    Their own record says so, also where the restore was killed before it had one.
+    """
+    marked = {r.run for r in records if r.kind == "backup" and r.details.get("safety") is True}
+    named = {str(r.details.get("safety", "")) for r in records if r.kind == "restore"}
+    return marked | {run for run in named if is_run(run)}
+
+
+def choose(
+    config: HostConfig,
+    credentials: Credentials,
+    names: Sequence[str],
+    run: str,
+    *,
+    unwanted: Collection[str] = (),
+) -> Chosen:
+    """The run out of the first of these repositories that has it.
+
+    `latest` is the newest good one in all that answer, but for those `unwanted`; the others are
+    told of in the remarks.
+    """
     if run != LATEST and not is_run(run):
         raise SettingsError(f"{run!r} is no run of a backup", "stackroom backup list")
     there = [restic for restic in repositories(config, credentials) if restic.name in names]
@@ -99,19 +122,25 @@ def choose(config: HostConfig, credentials: Credentials, names: Sequence[str], r
         raise SettingsError(
             f"no repository {' or '.join(names)} is configured", "stackroom backup list"
         )
-    records = read_records(config.base, "backup")
-    errors: list[StackroomError] = []
+    records, now = read_records(config.base, "backup"), datetime.now(UTC)
+    asked: list[tuple[Restic, list[Snapshot]]] = []
+    errors: dict[str, StackroomError] = {}
     for restic in there:
         try:
             restic.open(create=False)
-            snapshot = pick(restic.snapshots(), records, run, datetime.now(UTC))
+            asked.append((restic, restic.snapshots()))
         except StackroomError as error:
-            errors.append(error)
+            errors[restic.name] = error
             continue
-        if snapshot:
-            return Chosen(restic, snapshot)
+        if run != LATEST and pick(asked[-1][1], records, run, now):
+            break  # it is found; the others need not be waited for
+    everywhere = [snapshot for _, found in asked for snapshot in found]
+    if best := pick(everywhere, records, run, now, unwanted):
+        for restic, found in asked:
+            if snapshot := pick(found, records, best.run, now):
+                return Chosen(restic, snapshot, _unasked(errors) if run == LATEST else [])
     if errors:
-        raise errors[0]
+        raise next(iter(errors.values()))
     what = "no good backup" if run == LATEST else f"no backup {run}"
     raise BackupError(
         f"there is {what} in {' or '.join(restic.name for restic in there)}",
@@ -119,18 +148,29 @@ def choose(config: HostConfig, credentials: Credentials, names: Sequence[str], r
     )
 
 
+def _unasked(errors: Mapping[str, StackroomError]) -> list[str]:
+    return [
+        f"{name} could not be asked whether it has a newer backup: {error.message}"
+        for name, error in errors.items()
+    ]
+
+
 def pick(
-    snapshots: Sequence[Snapshot], records: Sequence[Record], run: str, now: datetime
+    snapshots: Sequence[Snapshot],
+    records: Sequence[Record],
+    run: str,
+    now: datetime,
+    unwanted: Collection[str] = (),
 ) -> Snapshot | None:
-    """The snapshot of `run`, or the newest whose record says nothing bad of it.
+    """The snapshot of `run`, or the newest that is wanted and whose record says nothing bad of it.
 
     One without a record may come from a machine that is gone. One from the future comes from a
     clock that ran ahead: it is the latest only where there is no other.
     """
     if run != LATEST:
         return next((s for s in reversed(snapshots) if s.run == run), None)
-    failed = {record.run for record in records if not record.good}
-    good = [s for s in snapshots if is_run(s.run) and s.run not in failed]
+    refused = {record.run for record in records if not record.good} | set(unwanted)
+    good = [s for s in snapshots if is_run(s.run) and s.run not in refused]
     believed = [s for s in good if s.time <= now + SKEW]
     return max(believed or good, key=lambda s: s.time, default=None)
 
