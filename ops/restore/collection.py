@@ -64,7 +64,8 @@ def restore_collection(
     wanted = Wanted(name, new_name, alias, replace)
 
     def work(job: Job) -> Record:
-        switch.settle(config, credentials, tell)
+        if settled := switch.settle(config, credentials, tell):
+            note(job, {"settled": settled})
         clear(config)
         chosen = for_restore(config, credentials, source, run)
         note_choice(job, chosen)

@@ -55,7 +55,8 @@ def drill(
 
 def _work(job: Job, source: str, run: str) -> Record:
     begun = time.monotonic()
-    switch.settle(job.config, job.credentials)
+    if settled := switch.settle(job.config, job.credentials):
+        note(job, {"settled": settled})
     clear(job.config)
     name = source or longest_ago(job.config, read_records(job.config.base))
     note(job, {"repository": name})  # it had its turn, whatever comes of it

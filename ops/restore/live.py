@@ -190,8 +190,9 @@ def _users(volume: str) -> list[str]:
 
 
 def runs(container: str) -> bool:
+    """Whether it runs; one that Docker starts over and over does not."""
     found = docker.inspect("container", container)
-    return bool(found and found["State"]["Running"])
+    return bool(found and found["State"]["Running"] and not found["State"].get("Restarting"))
 
 
 def stop(containers: Sequence[str], tell: Tell = silent) -> None:
@@ -217,13 +218,15 @@ def wait_until_healthy(container: str) -> None:
     began = time.monotonic()
     restarts: int | None = None
     while True:
-        found = docker.running(container) if runs(container) else {}
+        described = docker.inspect("container", container) or {}
+        # one that is being restarted is waited for: it may need what starts a moment later
+        found = described if described.get("State", {}).get("Running") else {}
         state = found.get("State", {})
         health = state.get("Health", {}).get("Status", "")
         if health == "healthy":
             return
         waited = time.monotonic() - began
-        count = int((found or docker.inspect("container", container) or {}).get("RestartCount", 0))
+        count = int(described.get("RestartCount", 0))
         restarts = count if restarts is None else restarts
         if state and not health and waited > STEADY_SECONDS and count == restarts:
             return

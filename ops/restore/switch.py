@@ -24,7 +24,7 @@ from ops.settings.host import Credentials, HostConfig
 JOURNAL = "restore.json"
 CONFIRM = "stackroom restore confirm"
 UNDO = "stackroom restore undo"
-State = Literal["switching", "reverting", "switched", "undoing", "undone", "confirming"]
+State = Literal["switching", "reverting", "reverted", "switched", "undoing", "undone", "confirming"]
 
 
 class _Model(BaseModel):
@@ -51,6 +51,7 @@ class Journal(_Model):
     places: list[Place]
     containers: list[str]
     ran: list[str]  # of them, those that ran before
+    unstarted: bool = False  # undone, and nobody has yet tried to start them
     qdrants: list[LiveQdrant] = []
 
 
@@ -102,10 +103,10 @@ def switch(
         for qdrant in journal.qdrants:
             qdrant.check(credentials)
     except StackroomError as error:
-        _revert(config, journal, tell)
+        failure = _revert(config, journal, tell)
         raise BackupError(
             f"the restored data did not serve: {error.message}; the data from before are back"
-            " and served",
+            + (f", but do not serve: {failure}" if failure else " and served"),
             error.hint,
         ) from None
     except BaseException:
@@ -118,15 +119,14 @@ def switch(
 def settle(config: HostConfig, credentials: Credentials, tell: Tell = silent) -> str:
     """Finish or undo what was interrupted; what was done, or "". Only for who holds the lock."""
     journal = pending(config)
-    if journal is None or journal.state in ("switched", "undone"):
+    if journal is None or (journal.state in ("switched", "undone") and not journal.unstarted):
         return ""
     if journal.state == "confirming":
         _forget(config, journal)
         return f"the data from before the restore {journal.run} are deleted"
-    if journal.state == "undoing":
-        _put_back(journal, tell)
-        _write(config, journal, "undone")
-        return f"the restore {journal.run} is undone"
+    if journal.state in ("undoing", "undone"):
+        failure = _undo(config, journal, tell)
+        return f"the restore {journal.run} is undone" + (f", but {failure}" if failure else "")
     if journal.state == "switching" and _all_in_place(journal):
         with suppress(StackroomError):
             start(journal.containers, tell)
@@ -134,8 +134,10 @@ def settle(config: HostConfig, credentials: Credentials, tell: Tell = silent) ->
                 qdrant.check(credentials)
             _write(config, journal, "switched")
             return f"the interrupted restore {journal.run} of {journal.backup} is finished"
-    _revert(config, journal, tell)
-    return f"the interrupted restore {journal.run} is undone: the data from before are served"
+    failure = _revert(config, journal, tell)
+    return f"the interrupted restore {journal.run} is undone: the data from before are " + (
+        f"back, but do not serve: {failure}" if failure else "served"
+    )
 
 
 def confirm(config: HostConfig) -> str:
@@ -158,19 +160,21 @@ def confirm(config: HostConfig) -> str:
 def undo(config: HostConfig, tell: Tell = silent) -> str:
     """Serve the data from before the last restore again. The restored ones are kept beside.
 
-    Raises BackupError where there is nothing to undo, LockedError, StackroomError of Docker.
+    Raises BackupError where there is nothing to undo, or where the data are back and a service
+    does not start on them; LockedError, StackroomError of Docker.
     """
     with hold(config.base, "restore"):
         journal = _needed(config)
-        if journal.state in ("undone", "confirming"):
+        if journal.state in ("undone", "confirming") and not journal.unstarted:
             done = "undone" if journal.state == "undone" else "confirmed"
             raise BackupError(f"the restore {journal.run} is already {done}", CONFIRM)
-        if journal.state in ("switching", "reverting"):
-            _revert(config, journal, tell)
-        else:
-            _write(config, journal, "undoing")
-            _put_back(journal, tell)
-            _write(config, journal, "undone")
+        back = _revert if journal.state in ("switching", "reverting", "reverted") else _undo
+        failure = back(config, journal, tell)
+    if failure:
+        raise BackupError(
+            f"the data from before the restore {journal.run} are back, but do not serve: {failure}",
+            "docker ps --all; docker logs <the container>",
+        )
     return f"the data from before the restore {journal.run} are served again"
 
 
@@ -197,18 +201,48 @@ def _all_in_place(journal: Journal) -> bool:
     )
 
 
-def _revert(config: HostConfig, journal: Journal, tell: Tell) -> None:
-    """Back to the old data, and no trace of the new ones: the backup still has them."""
-    _write(config, journal, "reverting")
-    _put_back(journal, tell)
+def _revert(config: HostConfig, journal: Journal, tell: Tell) -> str:
+    """Back to the old data, and no trace of the new ones: the backup still has them.
+
+    Why not every service runs on them, or "". That the data are back is written first: services
+    that cannot start on them must not keep later restores and drills from going on.
+    """
+    if journal.state != "reverted":
+        _write(config, journal, "reverting")
+        _put_back(journal, tell)
+        _write(config, journal, "reverted")
+    failure = _start_again(journal, tell)
     for found in journal.places:
         _remove(found.aside)
     (config.base / JOURNAL).unlink()
     fsync_folder(config.base)
+    return failure
+
+
+def _undo(config: HostConfig, journal: Journal, tell: Tell) -> str:
+    """Back to the old data, beside the new ones; the answer is that of `_revert`."""
+    if journal.state != "undone":
+        _write(config, journal, "undoing")
+        _put_back(journal, tell)
+        _write(config, journal.model_copy(update={"unstarted": True}), "undone")
+    failure = _start_again(journal, tell)
+    _write(config, journal.model_copy(update={"unstarted": False}), "undone")
+    return failure
+
+
+def _start_again(journal: Journal, tell: Tell) -> str:
+    """Start what ran before, each whatever becomes of the others; what does not run, or ""."""
+    failures = []
+    for container in journal.ran:
+        try:
+            start([container], tell)
+        except StackroomError as error:
+            failures.append(error.message)
+    return "; ".join(failures)
 
 
 def _put_back(journal: Journal, tell: Tell) -> None:
-    """From any point of a switch, and from any point of itself."""
+    """From any point of a switch, and from any point of itself. Leaves the services stopped."""
     stop(journal.containers, tell)
     for found in journal.places:
         if not found.old.exists():
@@ -220,7 +254,6 @@ def _put_back(journal: Journal, tell: Tell) -> None:
         tell(Event("switch:back", found.source))
         found.old.rename(found.live)
         fsync_folder(found.live.parent)
-    start(journal.ran, tell)
 
 
 def _forget(config: HostConfig, journal: Journal) -> None:

@@ -55,7 +55,7 @@ def restore_stack(
     could not be rebuilt; LockedError.
     """
     with hold(config.base, "restore"):
-        switch.settle(config, credentials, tell)
+        settled = switch.settle(config, credentials, tell)
         _refuse_unconfirmed(config)
         # before anything else is made: what cannot be chosen costs no safety backup
         chosen = for_restore(config, credentials, source, run)
@@ -65,7 +65,7 @@ def restore_stack(
 
     def work(job: Job) -> Record:
         note_choice(job, chosen)
-        note(job, {"safety": safety})
+        note(job, {"safety": safety} | ({"settled": settled} if settled else {}))
         return _work(job, chosen, replace=replace)
 
     return carry_out("restore", config, credentials, work, tell=tell)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 from ops.backup.source import Event
 from ops.errors import BackupError
-from ops.restore import switch
+from ops.restore import live, switch
 from ops.settings.host import Credentials, HostConfig
 
 RUN = "20261121T023000Z-1a2b3c"
@@ -170,3 +170,94 @@ def test_an_unreadable_journal_stops_everything(
         with pytest.raises(BackupError, match=r"cannot be read.*"):
             call()
     assert all(place.old.exists() for place in journal.places)
+
+
+@pytest.fixture
+def looping(
+    monkeypatch: pytest.MonkeyPatch, journal: switch.Journal, config: HostConfig
+) -> tuple[switch.Journal, list[tuple[str, str]]]:
+    """The journal of a stack whose first container never becomes healthy, neither on the old data
+    nor on the new, and what was started on which data, told what the journal said then."""
+    started: list[tuple[str, str]] = []
+
+    def start(containers: Sequence[str], _: object = None) -> None:
+        for container in containers:
+            pending = switch.pending(config)
+            started.append((container, pending.state if pending else "none"))
+            if container == "loops":
+                raise BackupError("the container loops does not become healthy")
+
+    monkeypatch.setattr(switch, "start", start)
+    monkeypatch.setattr(switch, "stop", lambda *_: None)
+    names = ["loops", "runs"]
+    return journal.model_copy(update={"containers": names, "ran": names}), started
+
+
+def test_an_old_stack_that_cannot_start_locks_nothing_after_a_failed_switch(
+    config: HostConfig,
+    credentials: Credentials,
+    looping: tuple[switch.Journal, list[tuple[str, str]]],
+    tmp_path: Path,
+) -> None:
+    journal, started = looping
+    with pytest.raises(BackupError, match=r"are back, but do not serve: the container loops"):
+        switch.switch(config, credentials, journal)
+    assert started == [("loops", "switching"), ("loops", "reverted"), ("runs", "reverted")]
+    assert served(journal) == {"live"} and others(tmp_path) == []
+    assert switch.pending(config) is None
+    assert switch.settle(config, credentials) == ""
+
+
+@pytest.mark.parametrize("state", ["switching", "reverting", "reverted"])
+def test_an_old_stack_that_cannot_start_locks_nothing_after_an_interruption(
+    config: HostConfig,
+    credentials: Credentials,
+    looping: tuple[switch.Journal, list[tuple[str, str]]],
+    state: switch.State,
+) -> None:
+    journal, started = looping
+    switch._write(config, journal, state)
+    assert "back, but do not serve: the container loops" in switch.settle(config, credentials)
+    assert started[-2:] == [("loops", "reverted"), ("runs", "reverted")]
+    assert switch.pending(config) is None and served(journal) == {"live"}
+
+
+def test_an_undo_to_a_stack_that_cannot_start_is_an_undo_and_says_so(
+    config: HostConfig,
+    credentials: Credentials,
+    looping: tuple[switch.Journal, list[tuple[str, str]]],
+) -> None:
+    journal, started = looping
+    for place in journal.places:
+        switch._exchange(place, lambda _: None)
+    switch._write(config, journal, "switched")
+    with pytest.raises(BackupError, match="are back, but do not serve: the container loops"):
+        switch.undo(config)
+    assert started == [("loops", "undone"), ("runs", "undone")]
+    assert served(journal) == {"live"}
+    assert switch.settle(config, credentials) == ""
+    with pytest.raises(BackupError, match="already undone"):
+        switch.undo(config)
+    switch.confirm(config)
+    assert switch.pending(config) is None
+
+
+def test_killed_before_the_old_services_are_started_the_next_starts_them(
+    config: HostConfig,
+    credentials: Credentials,
+    looping: tuple[switch.Journal, list[tuple[str, str]]],
+) -> None:
+    journal, started = looping
+    switch._write(config, journal.model_copy(update={"unstarted": True}), "undone")
+    assert "is undone, but the container loops" in switch.settle(config, credentials)
+    assert [name for name, _ in started] == ["loops", "runs"]
+    assert switch.settle(config, credentials) == ""
+    assert len(started) == 2
+
+
+def test_what_docker_restarts_over_and_over_does_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    state = {"Running": True, "Restarting": False}
+    monkeypatch.setattr(live.docker, "inspect", lambda *_: {"State": state})
+    assert live.runs("qdrant")
+    state["Restarting"] = True
+    assert not live.runs("qdrant")
