@@ -145,6 +145,8 @@ def _attempt(
             "stackroom doctor; or a longer backup.timeout_hours",
         )
         record = _failed(job.record, error.message)
+    except BaseException as ended:  # whoever asked for it: no record may say "running" for ever
+        record, error = _failed(job.record, f"unexpected {type(ended).__name__}: {ended}"), ended
     return record, error
 
 
