@@ -96,7 +96,7 @@ def carry_out(
     """
     timeout = config.timeout_hours * 3600
     with hold(config.base, kind), _ending_in_order() as ending:
-        report_unheard(config, credentials)
+        report_unheard(config, credentials, now())
         record = Record(kind=kind, run=new_run(now()), started=now(), trigger=trigger)
         job = Job(config, credentials, record, tell, now, time.monotonic() + timeout)
         greeting = _aside(lambda: started(credentials, record))
@@ -107,10 +107,11 @@ def carry_out(
     return record
 
 
-def report_unheard(config: HostConfig, credentials: Credentials) -> list[Record]:
+def report_unheard(config: HostConfig, credentials: Credentials, now: datetime) -> list[Record]:
     """Mark runs that died, and send what no notice went out for: the newest of each kind.
 
-    Only for whoever holds the lock: a running record is nobody's then. Returns what was told.
+    Only for whoever holds the lock: a running record is nobody's then. Returns what was told. Of a
+    clock that ran ahead nothing is told: it would hide what came after it.
     """
     records = read_records(config.base)
     dead = [
@@ -122,8 +123,8 @@ def report_unheard(config: HostConfig, credentials: Credentials) -> list[Record]
         _write(config, record)
     told = []
     for kind in {record.kind for record in records}:
-        newest = [r for r in read_records(config.base, kind) if r.outcome != "running"][-1:]
-        for record in newest:
+        seen = believable(read_records(config.base, kind), now)
+        for record in [r for r in seen if r.outcome != "running"][-1:]:
             if record.outcome in ("died", "failed", "unproven") and not record.notified:
                 told.append(_notify(config, credentials, record))
     return told

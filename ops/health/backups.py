@@ -63,7 +63,7 @@ def last(found: Found) -> Verdict:
         return warning(NEVER_DEPLOYED, DEPLOY)
     bad, odd = [], []
     for kind, records in found["records"].items():
-        ended = [record for record in records if record["outcome"] != "running"]
+        ended = [r for r in _past(found, records) if r["outcome"] != "running"]
         newest = ended[-1] if ended else None
         if newest and newest["outcome"] in ("failed", "died", "unproven"):
             bad.append((kind, newest))
@@ -125,7 +125,7 @@ def clock(found: Found) -> Verdict:
 
 def proof(found: Found, kind: str) -> Verdict:
     """The last good check or drill, and for a drill its seconds: the time a restore takes."""
-    runs = found.get("records", {}).get(kind, [])
+    runs = _past(found, found.get("records", {}).get(kind, []))
     proven = [record for record in runs if record["outcome"] == "ok"]
     verb = "drill" if kind == "drill" else "backup check"
     hint = f"stackroom -e {{environment}} {verb}"
@@ -220,10 +220,14 @@ def _first_due(found: Found, kind: str, hint: str) -> Verdict:
 
 
 def _good(found: Found) -> list[dict[str, Any]]:
-    """Backups that are in a repository, oldest first; one from the future counts for nothing."""
-    records = found.get("records", {}).get("backup", [])
-    past = [r for r in records if _epoch(r["started"]) <= found["now"] + SKEW]
-    return [record for record in past if record["outcome"] in GOOD]
+    """Backups that are in a repository, oldest first."""
+    records = _past(found, found.get("records", {}).get("backup", []))
+    return [record for record in records if record["outcome"] in GOOD]
+
+
+def _past(found: Found, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those that a clock can have made: one from the future counts for nothing."""
+    return [record for record in records if _epoch(record["started"]) <= found["now"] + SKEW]
 
 
 def _period(found: Found, kind: str) -> float:

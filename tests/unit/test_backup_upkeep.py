@@ -8,15 +8,16 @@ from typing import Any
 
 import pytest
 
-from ops.backup.job import believable, last_good
+from ops.backup import job
+from ops.backup.job import believable, last_good, report_unheard
 from ops.backup.manifest import new_run
-from ops.backup.records import Record, RepositoryResult
+from ops.backup.records import Record, RepositoryResult, write_record
 from ops.backup.retention import Kept
 from ops.backup.store import is_new, judge
 from ops.backup.upkeep import _next_part, guard, join
 from ops.clients.restic import Snapshot
 from ops.errors import BackupError
-from ops.settings.host import HostConfig, Repository
+from ops.settings.host import Credentials, HostConfig, Repository
 
 NOW = datetime(2026, 11, 21, 3, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -84,6 +85,27 @@ def test_the_last_good_one_is_of_a_clock_that_is_believed() -> None:
     assert last_good(records, "local", NOW) == records[0]
     assert last_good(records, "offsite", NOW) == records[1]
     assert believable(records, NOW) == records[:2]
+
+
+@pytest.mark.parametrize("ahead", ["ok", "failed"])
+def test_a_run_of_a_clock_that_ran_ahead_hides_no_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ahead: Any
+) -> None:
+    monkeypatch.setattr(job, "finished", lambda *_: True)
+    config = HostConfig(
+        environment="team",
+        stack="qdrant",
+        stackroom="a",
+        base=tmp_path,
+        repositories=[],
+        sources=[],
+    )
+    failed = backup(1, outcome="failed")
+    for record in (failed, backup(-30, outcome=ahead)):
+        write_record(tmp_path, record)
+    told = report_unheard(config, Credentials(tmp_path), NOW)
+    assert [record.run for record in told] == [failed.run]
+    assert report_unheard(config, Credentials(tmp_path), NOW) == []
 
 
 # whether a repository may be made -------------------------------------------------------------

@@ -103,6 +103,17 @@ def test_a_run_from_the_future_counts_for_nothing() -> None:
     assert backups.clock(found([("backup", record("backup", 1))])).status is Status.OK
 
 
+def test_nor_does_it_hide_what_came_after_it_or_prove_anything() -> None:
+    ahead = record("check", -5 * 365 * 24)
+    facts = found([("check", record("check", 24 * 22, "failed")), ("check", ahead)])
+    assert backups.last(facts).status is Status.CRITICAL
+    assert backups.proof(facts, "check").status is Status.CRITICAL
+    ahead = record("check", -5 * 365 * 24, "failed")
+    facts = found([("check", record("check", 2)), ("check", ahead)])
+    assert backups.last(facts).status is Status.OK
+    assert backups.proof(facts, "check").status is Status.OK
+
+
 @pytest.mark.parametrize("kind", ["check", "drill"])
 def test_proofs_age_and_only_good_ones_count(kind: str) -> None:
     passed, unproven = record(kind, 24 * 9), record(kind, 1, "unproven")
