@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ops import escrow
 from ops.errors import ServiceError
-from ops.sandbox.layout import CLIENTS, ENVIRONMENT, GATEWAY_IPV4, GATEWAY_IPV6, KEY
+from ops.sandbox.layout import CLIENTS, DEPUTY_IPV4, ENVIRONMENT, GATEWAY_IPV4, GATEWAY_IPV6, KEY
 from ops.settings import ensure_secrets, load_environment
 
 DEVELOPERS = """\
@@ -21,7 +21,7 @@ addresses = ["{gateway_ipv4}", "{gateway_ipv6}"]
 keys = ["{key}"]
 
 [operators.deputy]
-addresses = ["{gateway_ipv4}"]
+addresses = ["{deputy_ipv4}"]
 keys = ["{deputy_key}"]
 
 [developers.dora]
@@ -57,6 +57,7 @@ def write_environment(public_key: str, deputy_key: str, folder: Path = ENVIRONME
             gateway_ipv6=GATEWAY_IPV6,
             key=public_key,
             deputy_key=deputy_key,
+            deputy_ipv4=DEPUTY_IPV4,
             dora_ipv4=dora_ipv4,
             dora_ipv6=dora_ipv6,
         ),

@@ -253,8 +253,11 @@ def test_a_bar_is_drawn_on_a_terminal(deployed: Environment) -> None:
 
 
 def test_snapshots_by_hand(deployed: Environment, tmp_path: Path) -> None:
-    made = [verb("snapshot", "create", COLLECTION) for _ in range(2)]
+    made = [verb("snapshot", "create", COLLECTION)]
+    time.sleep(1.1)  # Qdrant names them by the second, and would write over the first
+    made.append(verb("snapshot", "create", COLLECTION))
     names = {each["name"] for each in made}
+    assert len(names) == 2
     assert {each["name"] for each in verb("snapshot", "list")["snapshots"]} == names
     name = made[0]["name"]
     got = verb("snapshot", "download", COLLECTION, name, "--to", str(tmp_path))
