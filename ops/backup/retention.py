@@ -1,7 +1,8 @@
 """Which backups may go, decided by code and not by restic's own policies. Pure: nothing is removed.
 
 Windows are counted from the clock and never from the newest backup, so one dated in the future
-pushes nothing out. What was not proven good counts for nothing and is not removed either.
+pushes nothing out. What was not proven good counts for nothing and is not removed either; nor is
+what this machine has no record of, such as all that a lost machine stored.
 """
 
 from __future__ import annotations
@@ -17,23 +18,27 @@ PART = 4  # of the good ones at most a quarter goes at once, though one may alwa
 
 @dataclass(frozen=True)
 class Kept:
-    """A backup in a repository. `good`: stored by a run that went well; `drilled`: it restored."""
+    """A backup in a repository. `good`: stored by a run that went well; `drilled`: it restored;
+    `recorded`: by a run of which this machine has a record."""
 
     id: str
     time: datetime
     run: str
     good: bool
     drilled: bool
+    recorded: bool = True
 
 
 def plan_removal(history: Sequence[Kept], keep: Keep, now: datetime) -> list[str]:
     """The ids to forget, oldest first: good ones that no window holds, and not too many at once.
+    One without a record neither goes nor stands in for another in a window.
 
     The newest good one, the `keep.last` newest good ones and the newest drilled one stay whatever
     the windows say. `history` may be in any order; a backup dated after `now` is left alone.
     """
     past = sorted(
-        (kept for kept in history if kept.time <= now), key=lambda kept: (kept.time, kept.id)
+        (kept for kept in history if kept.recorded and kept.time <= now),
+        key=lambda kept: (kept.time, kept.id),
     )
     good = [kept for kept in past if kept.good]
     staying = {kept.id for kept in good[-keep.last :]} | _newest(good)

@@ -132,7 +132,8 @@ def join(snapshots: Sequence[Snapshot], records: Sequence[Record], repository: s
 
     A snapshot whose record is of a run that did not go well is not good: it counts for nothing,
     and is not removed either. One without a record comes from a machine that is gone, or from
-    long ago; it is whole, for only published backups are stored, and restic lists no half ones.
+    long ago; it is whole, for only published backups are stored, and restic lists no half ones. It
+    is never removed.
     """
     backups = {record.run: record for record in records if record.kind == "backup"}
     drilled = {r.subject for r in records if r.kind == "drill" and r.outcome == "ok"}
@@ -143,6 +144,7 @@ def join(snapshots: Sequence[Snapshot], records: Sequence[Record], repository: s
             run=snapshot.run,
             good=is_run(snapshot.run) and _is_good(backups.get(snapshot.run), repository, snapshot),
             drilled=snapshot.run in drilled,
+            recorded=snapshot.run in backups,
         )
         for snapshot in snapshots
     ]
@@ -168,6 +170,11 @@ def guard(history: Sequence[Kept], ids: Sequence[str], cap: int, now: datetime) 
     for what, found in protected.items():
         if any(kept.id in going for kept in found):
             raise BackupError(f"{what} backup would be removed: nothing was", "stackroom doctor")
+    if any(kept.id in going and not kept.recorded for kept in history):
+        raise BackupError(
+            "a backup that this machine has no record of would be removed: nothing was",
+            "stackroom backup list",
+        )
     if len(going) > cap:
         raise BackupError(f"{len(going)} backups would be removed at once, {cap} at most may be")
     if going - {kept.id for kept in history}:

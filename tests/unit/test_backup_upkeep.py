@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -177,6 +178,7 @@ def test_a_snapshot_is_good_by_its_own_record() -> None:
     )
     assert [kept.good for kept in found] == [True, True, False, False, False]
     assert [kept.drilled for kept in found] == [False, True, False, False, False]
+    assert [kept.recorded for kept in found] == [False, True, True, True, False]
 
 
 # the guard ------------------------------------------------------------------------------------
@@ -210,6 +212,12 @@ HISTORY = [
 def test_the_guard_objects(going: list[str], words: str) -> None:
     with pytest.raises(BackupError, match=words):
         guard(HISTORY, going, 1, NOW)
+
+
+def test_the_guard_lets_nothing_go_that_has_no_record() -> None:
+    stranger = dataclasses.replace(kept("stranger", 700), recorded=False)
+    with pytest.raises(BackupError, match="no record"):
+        guard([stranger, *HISTORY], ["stranger"], 1, NOW)
 
 
 def test_the_guard_lets_old_ones_go() -> None:

@@ -23,14 +23,16 @@ BYTES = 4  # of what is drawn, for one backup: bytes are the quickest thing to d
 
 def _history(drawn: bytes) -> list[Kept]:
     """Half of the backups of about the last 90 days, some ahead of the clock; half of 7 years,
-    two of them ahead. Good ones are three of four, drilled ones one of four."""
+    two of them ahead. Good ones are three of four, drilled ones one of four, and one of eight has
+    no record."""
     history = []
     for number in range(len(drawn) // BYTES):
         high, low, spread, bits = drawn[number * BYTES : (number + 1) * BYTES]
         hours = (high * 256 + low) // 30 - 48 if spread % 2 else (high * 256 + low) - 2 * YEAR
         time = NOW - hours * HOUR
         good, drilled = bits % 4 > 0, bits // 4 % 4 == 0
-        history.append(Kept(f"{number:064x}", time, f"run-{number}", good, drilled))
+        recorded = bits // 16 % 8 > 0
+        history.append(Kept(f"{number:064x}", time, f"run-{number}", good, drilled, recorded))
     return history
 
 
@@ -54,7 +56,8 @@ def without(history: list[Kept], ids: list[str]) -> list[Kept]:
 
 
 def good_past(history: list[Kept]) -> list[Kept]:
-    return sorted((k for k in history if k.good and k.time <= NOW), key=lambda k: k.time)
+    found = [k for k in history if k.good and k.recorded and k.time <= NOW]
+    return sorted(found, key=lambda k: k.time)
 
 
 @pytest.mark.slow
@@ -69,18 +72,18 @@ def test_the_newest_and_the_last_drilled_stay_and_what_goes_is_older_and_good(
     left = without(history, gone)
     assert len(set(gone)) == len(gone) <= min(keep.remove_at_most, max(len(good) / 4, 1))
     for kept in (by_id[one] for one in gone):
-        assert kept.good
+        assert kept.good and kept.recorded
         assert kept.time < good[-1].time
     times = [by_id[one].time for one in gone]
     assert times == sorted(times)
     assert {k.id for k in good[-1:]} <= {k.id for k in left}
-    drilled = [k for k in history if k.drilled and k.time <= NOW]
+    drilled = [k for k in history if k.drilled and k.recorded and k.time <= NOW]
     newest_drilled = max((k.time for k in drilled), default=None)
     assert all(k in left for k in drilled if k.time == newest_drilled)
     assert len(good_past(left)) >= min(len(good), keep.last)
-    # the bad, and the future
-    untouched = [k for k in history if not k.good or k.time > NOW]
-    assert [k for k in left if not k.good or k.time > NOW] == untouched
+    # the bad, the future, and what has no record here
+    untouched = [k for k in history if not k.good or not k.recorded or k.time > NOW]
+    assert [k for k in left if not k.good or not k.recorded or k.time > NOW] == untouched
 
 
 @pytest.mark.slow
@@ -111,7 +114,7 @@ def test_removing_twice_removes_nothing_more(history: list[Kept], keep: Keep) ->
 def test_backups_of_a_clock_that_ran_ahead_push_nothing_out(
     history: list[Kept], keep: Keep, count: int
 ) -> None:
-    """Nor do bad ones: with or without them the same go."""
+    """Nor do bad ones, nor those without a record: with or without them the same go."""
     ahead = [
         Kept(f"f{number:063x}", NOW + timedelta(days=5 * 365 + number), "", True, True)
         for number in range(count)
@@ -120,7 +123,12 @@ def test_backups_of_a_clock_that_ran_ahead_push_nothing_out(
         Kept(f"e{number:063x}", NOW - timedelta(minutes=number), "", False, False)
         for number in range(count)
     ]
-    assert plan_removal([*ahead, *history, *bad], keep, NOW) == plan_removal(history, keep, NOW)
+    unknown = [
+        Kept(f"d{number:063x}", NOW - timedelta(days=number), "", True, True, recorded=False)
+        for number in range(count)
+    ]
+    crowd = [*ahead, *history, *bad, *unknown]
+    assert plan_removal(crowd, keep, NOW) == plan_removal(history, keep, NOW)
 
 
 @pytest.mark.slow
@@ -198,6 +206,12 @@ def test_the_last_drilled_stays_however_old() -> None:
     history[-2] = dataclasses.replace(history[-2], drilled=True)  # a newer one was drilled
     left = plan_and_apply(history, KEEP)
     assert history[-2] in left and history[-1] not in left
+
+
+def test_what_a_lost_machine_stored_never_goes() -> None:
+    lost = [dataclasses.replace(kept, recorded=False) for kept in nights(40, first=1000)]
+    assert plan_removal([*nights(30), *lost], KEEP, NOW) == plan_removal(nights(30), KEEP, NOW)
+    assert plan_removal([*lost, *nights(3)], KEEP, NOW) == []
 
 
 def test_an_empty_history() -> None:
