@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import stat
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from decimal import Decimal, InvalidOperation
 from itertools import zip_longest
@@ -102,6 +102,15 @@ def extract(tar: Path, root: Path) -> Totals:
     finally:
         os.close(top)
     return Totals(files, size)
+
+
+def holds_files(tar: Path, but: Sequence[str] = ()) -> bool:
+    """Whether there is anything but folders, and what lies below the folders `but` ("caddy/").
+
+    Raises BackupError for a tar that is not whole.
+    """
+    names = (member.name.removeprefix("./") for member, _ in _members(tar) if not member.isdir())
+    return any(not name.startswith(tuple(but)) for name in names)
 
 
 def _members(tar: Path) -> Iterator[tuple[tarfile.TarInfo, IO[bytes] | None]]:

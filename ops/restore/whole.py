@@ -18,7 +18,7 @@ from pathlib import Path
 
 from ops.backup.job import Job, carry_out
 from ops.backup.lock import hold
-from ops.backup.manifest import Manifest, PostgresFacts, QdrantFacts
+from ops.backup.manifest import FilesFacts, Manifest, PostgresFacts, QdrantFacts
 from ops.backup.records import Record
 from ops.backup.run import back_up
 from ops.backup.source import Tell, silent
@@ -28,8 +28,9 @@ from ops.errors import BackupError, StackroomError
 from ops.restore import switch
 from ops.restore.answers import readable
 from ops.restore.evidence import Stopwatch, differences, note, note_choice
-from ops.restore.fetch import LATEST, Chosen, fetched, for_restore
-from ops.restore.live import Live, LiveQdrant, runs, survey
+from ops.restore.fetch import LATEST, Chosen, Fetched, fetched, for_restore
+from ops.restore.files import holds_files
+from ops.restore.live import MADE_BY_A_DEPLOY, Live, LiveQdrant, runs, survey
 from ops.restore.rehearsals import Rebuilt, clear, rehearse_all
 from ops.restore.switch import CONFIRM, UNDO, confirm, undo
 from ops.settings.host import Credentials, HostConfig, QdrantSource
@@ -46,13 +47,13 @@ def restore_stack(
     replace: bool = False,
     tell: Tell = silent,
 ) -> Record:
-    """Restore the backup `run` out of `source` ("": the first repository that has it).
+    """Restore the backup `run` out of `source` ("": any repository, local first).
 
     The record's subject is the backup; its details are a drill's, and {"safety": run of the
     safety backup or why there is none, "switched": [sources], "left": [sources], "kept": [folders
-    with the old data]}. Raises BackupError for a target that is not empty, a version that cannot
-    read the data, a failed comparison or a switch that was taken back; UnprovenError for what
-    could not be rebuilt; LockedError.
+    with the old data]}. Raises BackupError for a target that is not empty, a latest backup that
+    is, a version that cannot read the data, a failed comparison or a switch that was taken back;
+    UnprovenError for what could not be rebuilt; LockedError.
     """
     with hold(config.base, "restore"):
         settled = switch.settle(config, credentials, tell)
@@ -66,7 +67,7 @@ def restore_stack(
     def work(job: Job) -> Record:
         note_choice(job, chosen)
         note(job, {"safety": safety} | ({"settled": settled} if settled else {}))
-        return _work(job, chosen, replace=replace)
+        return _work(job, chosen, replace=replace, named=run != LATEST)
 
     return carry_out("restore", config, credentials, work, tell=tell)
 
@@ -105,7 +106,7 @@ def _safety_backup(
         ) from None
 
 
-def _work(job: Job, chosen: Chosen, *, replace: bool) -> Record:
+def _work(job: Job, chosen: Chosen, *, replace: bool, named: bool) -> Record:
     begun = time.monotonic()
     clear(job.config)
     watch = Stopwatch(job.tell)
@@ -118,6 +119,8 @@ def _work(job: Job, chosen: Chosen, *, replace: bool) -> Record:
         # again, and now under the lock: whoever wrote in between is not overwritten unasked
         live = {found.source.name: found for found in survey(job.config, job.credentials)}
         _refuse_holding(list(live.values()), replace=replace)
+        if not named:
+            _refuse_empty(backup, live)
         _refuse_versions(manifest, live)
         rebuilt = rehearse_all(
             *(backup.folder, manifest, job.config, scratch, watch),
@@ -150,6 +153,27 @@ def _work(job: Job, chosen: Chosen, *, replace: bool) -> Record:
     )
     return job.record.model_copy(
         update={"outcome": "ok", "bytes": manifest.size(), "items": len(manifest.items)}
+    )
+
+
+def _refuse_empty(backup: Fetched, live: Mapping[str, Live]) -> None:
+    """A backup of a stack that had lost its data is good as a backup, and seldom what is meant."""
+    manifest = backup.manifest
+    for name, facts in manifest.sources.items():
+        if isinstance(facts, QdrantFacts):
+            holds = any(max(collection.count) for collection in facts.collections)
+        elif isinstance(facts, FilesFacts):
+            taken = name in live and live[name].folder is not None  # else a deploy renders it
+            holds = taken and holds_files(backup.folder / facts.item, MADE_BY_A_DEPLOY)
+        else:
+            holds = isinstance(facts, PostgresFacts) and any(
+                database.rows or max(database.large_objects) for database in facts.databases
+            )
+        if holds:
+            return
+    raise BackupError(
+        f"the backup {manifest.run} holds no point and no file; nothing was touched",
+        f"--run {manifest.run} restores it anyway; another one: stackroom backup list",
     )
 
 

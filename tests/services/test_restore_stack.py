@@ -88,7 +88,8 @@ def test_a_spoilt_stack_comes_back_and_the_old_data_stay_until_confirmed(stack: 
 
 
 def test_an_undo_brings_back_what_ran_before(stack: LiveStack) -> None:
-    stack.back_up()
+    good = stack.data()
+    run = stack.back_up()
     stack.spoil()
     spoilt = stack.data()
     record = restore(stack, replace=True)
@@ -98,6 +99,10 @@ def test_an_undo_brings_back_what_ran_before(stack: LiveStack) -> None:
     assert kept(stack) == [f"_data.undone-{record.run}"] * 2
     confirm(stack.config)
     assert kept(stack) == [] and stack.data() == spoilt
+    # the newest backup is now of the spoilt data, which nobody means by the latest
+    assert read_records(stack.config.base, "backup")[-1].details["safety"] is True
+    assert restore(stack, replace=True).subject == run
+    assert stack.data() == good
 
 
 def emptied(stack: LiveStack) -> None:
@@ -120,6 +125,17 @@ def test_a_new_machine_takes_the_backup_without_replace_and_without_records(
     record = restore(stack, source="offsite")
     assert stack.data() == good
     assert record.details["safety"].startswith("none")
+
+
+def test_an_empty_backup_is_restored_only_by_its_name(stack: LiveStack) -> None:
+    emptied(stack)
+    run = stack.back_up()
+    before = stack.data()
+    with pytest.raises(BackupError, match="holds no point and no file") as error:
+        restore(stack, replace=True)
+    assert f"--run {run}" in error.value.hint
+    untouched(stack, before)
+    assert restore(stack, run=run, replace=True).outcome == "ok"
 
 
 def untouched(stack: LiveStack, before: dict[str, Any]) -> None:
