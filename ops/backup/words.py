@@ -80,7 +80,10 @@ def short(run: str) -> str:
 
 
 def previous(records: list[Record], record: Record) -> Record | None:
-    """The run of the same kind that ended before this one began, the newest; whatever its end."""
+    """The run of the same kind that ended before this one began, the newest; whatever its end.
+
+    Of drills, one of the same repository: they take turns, and one says nothing of the other.
+    """
     earlier = [
         other
         for other in records
@@ -89,8 +92,15 @@ def previous(records: list[Record], record: Record) -> Record | None:
         and other.outcome != "running"
         and not other.dry_run
         and other.started <= record.started
+        and _comparable(other, record)
     ]
     return max(earlier, key=lambda other: other.started, default=None)
+
+
+def _comparable(other: Record, record: Record) -> bool:
+    """One that ended before it had a repository stands for any."""
+    places = {each.details.get("repository") for each in (other, record) if each.kind == "drill"}
+    return len(places - {None, ""}) < 2
 
 
 def next_commands(record: Record, environment: str = "") -> list[str]:

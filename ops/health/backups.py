@@ -13,7 +13,16 @@ from typing import Any
 from ops.clients.ssh import Remote
 from ops.errors import ServiceError
 from ops.escrow import EscrowState
-from ops.health.model import Status, Verdict, critical, measured, ok, unknown, warning
+from ops.health.model import (
+    Status,
+    Verdict,
+    critical,
+    measured,
+    ok,
+    unknown,
+    warning,
+    worst,
+)
 
 Found = dict[str, Any]  # the section "backups" of collect.py
 
@@ -58,17 +67,15 @@ def timers(found: Found) -> Verdict:
 
 
 def last(found: Found) -> Verdict:
-    """How the newest run of each kind ended."""
+    """How the newest run of each kind ended; of drills, the newest of each repository."""
     if not found:
         return warning(NEVER_DEPLOYED, DEPLOY)
     bad, odd = [], []
     for kind, records in found["records"].items():
         ended = [r for r in _past(found, records) if r["outcome"] != "running"]
-        newest = ended[-1] if ended else None
-        if newest and newest["outcome"] in ("failed", "died", "unproven"):
-            bad.append((kind, newest))
-        elif newest and newest["outcome"] == "warning":
-            odd.append((kind, newest))
+        newest = _newest_drills(found, ended) if kind == "drill" else ended[-1:]
+        bad += [(kind, r) for r in newest if r["outcome"] in ("failed", "died", "unproven")]
+        odd += [(kind, r) for r in newest if r["outcome"] == "warning"]
     for verdict, those in ((critical, bad), (warning, odd)):
         if those:
             kind, record = those[0]
@@ -124,21 +131,61 @@ def clock(found: Found) -> Verdict:
 
 
 def proof(found: Found, kind: str) -> Verdict:
-    """The last good check or drill, and for a drill its seconds: the time a restore takes."""
+    """The last good check or drill, and for a drill its seconds: the time a restore takes.
+
+    Drills take turns: of several repositories the worst counts, and each has that much more time.
+    """
     runs = _past(found, found.get("records", {}).get(kind, []))
+    if kind != "drill":
+        return _proof(found, kind, runs, kind, 1)
+    names = found.get("repositories", [])
+    if len(names) < 2 or not runs:
+        return _proof(found, kind, [r for r in runs if r.get("repository") in names], kind, 1)
+    verdicts = [
+        _proof(found, kind, of_one, f"drill of {name}", len(names))
+        if (of_one := [record for record in runs if record.get("repository") == name])
+        else _first_drill_due(found, name, len(names))
+        for name in names
+    ]
+    status = worst(verdict.status for verdict in verdicts)
+    return max(
+        (verdict for verdict in verdicts if verdict.status is status),
+        key=lambda verdict: verdict.value or 0.0,
+    )
+
+
+def _proof(found: Found, kind: str, runs: list[dict[str, Any]], what: str, share: int) -> Verdict:
+    """Of these runs, the last good one; with `share` of them taking turns."""
     proven = [record for record in runs if record["outcome"] == "ok"]
     verb = "drill" if kind == "drill" else "backup check"
     hint = f"stackroom -e {{environment}} {verb}"
     if not proven:
         if runs and runs[-1]["outcome"] != "running":
-            return critical(f"no {kind} has ever passed", hint)
+            return critical(f"no {what} has ever passed", hint)
         return _first_due(found, kind, hint)
     newest = proven[-1]
     days = (found["now"] - _epoch(newest["finished"])) / DAY
     took = f", {newest['rto_seconds']:.0f} s" if newest.get("rto_seconds") else ""
-    return measured(
-        f"last good {kind} {days:.1f} days ago{took}", days, PROOF_WARN, PROOF_CRIT, hint
-    )
+    told = f"last good {what} {days:.1f} days ago{took}"
+    return measured(told, days, share * PROOF_WARN, share * PROOF_CRIT, hint)
+
+
+def _first_drill_due(found: Found, name: str, share: int) -> Verdict:
+    """Others were drilled and this one never: it is due once every other one had its turn."""
+    stored = [record for record in _good(found) if name in record["stored"]]
+    since = _epoch(stored[0]["started"]) if stored else found["now"]
+    days = (found["now"] - since) / DAY
+    told = f"no drill of {name} yet, {days:.1f} days after its first backup"
+    hint = f"stackroom -e {{environment}} drill --from {name}"
+    # only the newest records are known, so that no greater age can be seen
+    return measured(told, days, 7 * share + 1, PROOF_CRIT, hint)
+
+
+def _newest_drills(found: Found, ended: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The newest of each repository, and the newest of all where it never got as far as one."""
+    newest = {record.get("repository"): record for record in ended}
+    nowhere = [r for r in ended[-1:] if not r.get("repository")]
+    return nowhere + [newest[name] for name in found.get("repositories", []) if name in newest]
 
 
 def restore(found: Found) -> Verdict:

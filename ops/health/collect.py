@@ -293,6 +293,7 @@ def records(folder: Path, kind: str) -> list[dict[str, Any]]:
             told = {key: record.get(key) for key in RECORD_KEYS}
             told["stored"] = [each["name"] for each in record["repositories"] if each["ok"]]
             told["rto_seconds"] = record["details"].get("rto_seconds")
+            told["repository"] = record["details"].get("repository") if kind == "drill" else None
             found.append(told)
     return found
 

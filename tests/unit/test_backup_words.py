@@ -112,6 +112,19 @@ def test_the_previous_run_is_of_the_same_kind_ended_and_earlier() -> None:
     assert words.previous([this], this) is None
 
 
+def test_the_previous_drill_is_of_the_same_repository() -> None:
+    def drill(hours: float, repository: str) -> Record:
+        details = {"repository": repository} if repository else {}
+        return record("drill", hours=hours, outcome="failed", details=details)
+
+    this, other, same = drill(1, "local"), drill(8, "offsite"), drill(15, "local")
+    assert words.previous([this, other, same], this) == same
+    assert words.previous([this, other], this) is None
+    # one that ended before it had any
+    nowhere = drill(4, "")
+    assert words.previous([this, nowhere, other, same], this) == nowhere
+
+
 def test_bars_are_as_high_as_their_share_and_gaps_stay_gaps() -> None:
     assert spark([0, 4, None, 8], 10) == "▁▅·█"
     assert spark([0, 4, None, 8], 10, unicode=False) == "_= #"

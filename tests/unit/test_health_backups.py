@@ -33,6 +33,7 @@ def record(kind: str, hours: float, outcome: str = "ok", **more: Any) -> dict[st
         "subject": "",
         "stored": ["local", "offsite"] if outcome == "ok" else [],
         "rto_seconds": 93.0 if kind == "drill" else None,
+        "repository": "local" if kind == "drill" else None,
     }
     return told | more
 
@@ -116,16 +117,56 @@ def test_nor_does_it_hide_what_came_after_it_or_prove_anything() -> None:
 
 @pytest.mark.parametrize("kind", ["check", "drill"])
 def test_proofs_age_and_only_good_ones_count(kind: str) -> None:
+    def facts(*records: dict[str, Any]) -> dict[str, Any]:
+        return found([(kind, each) for each in records], repositories=["local"])
+
     passed, unproven = record(kind, 24 * 9), record(kind, 1, "unproven")
-    verdict = backups.proof(found([(kind, passed), (kind, unproven)]), kind)
+    verdict = backups.proof(facts(passed, unproven), kind)
     assert verdict.status is Status.OK and ("93 s" in verdict.summary) == (kind == "drill")
-    old = found([(kind, record(kind, 24 * 11))])
-    assert backups.proof(old, kind).status is Status.WARNING
-    older = found([(kind, record(kind, 24 * 22))])
-    assert backups.proof(older, kind).status is Status.CRITICAL
-    never = found([(kind, record(kind, 1, "unproven"))])
-    assert backups.proof(never, kind).status is Status.CRITICAL
+    assert backups.proof(facts(record(kind, 24 * 11)), kind).status is Status.WARNING
+    assert backups.proof(facts(record(kind, 24 * 22)), kind).status is Status.CRITICAL
+    assert backups.proof(facts(unproven), kind).status is Status.CRITICAL
+    assert backups.proof(facts(), kind).status is Status.OK
     assert backups.proof(found(), kind).status is Status.OK
+
+
+def drilled(days: float, repository: str | None, outcome: str = "ok") -> tuple[str, Any]:
+    return "drill", record("drill", 24 * days, outcome, repository=repository)
+
+
+@pytest.mark.parametrize(
+    ("offsite", "status"),
+    [(19, Status.OK), (21, Status.WARNING), (41, Status.WARNING), (43, Status.CRITICAL)],
+)
+def test_of_two_repositories_the_one_that_was_drilled_longer_ago_counts(
+    offsite: float, status: Status
+) -> None:
+    verdict = backups.proof(found([drilled(offsite, "offsite"), drilled(1, "local")]), "drill")
+    assert verdict.status is status and verdict.value == pytest.approx(offsite, abs=0.1)
+    assert "offsite" in verdict.summary
+    assert (verdict.warn, verdict.crit) == (20, 42)
+
+
+def test_a_repository_that_was_never_drilled_well_is_not_hidden_by_the_other() -> None:
+    tried = found([drilled(2, "offsite", "unproven"), drilled(1, "local")])
+    assert backups.proof(tried, "drill").status is Status.CRITICAL
+    for days, status in ((3, Status.OK), (16, Status.WARNING), (22, Status.CRITICAL)):
+        waiting = found([("backup", record("backup", 24 * days)), drilled(1, "local")])
+        assert backups.proof(waiting, "drill").status is status
+    # one that is no longer configured is nobody's concern
+    gone = found([drilled(2, "offsite", "failed"), drilled(1, "local")], repositories=["local"])
+    assert backups.proof(gone, "drill").status is Status.OK
+    assert backups.last(gone).status is Status.OK
+
+
+def test_a_failed_drill_stays_until_its_own_repository_is_drilled_well() -> None:
+    runs = [drilled(9, "offsite", "failed"), drilled(2, "local")]
+    assert backups.last(found(runs)).status is Status.CRITICAL
+    assert backups.last(found([*runs, drilled(1, "offsite")])).status is Status.OK
+    # one that never got as far as a repository, until the next one
+    runs = [drilled(9, "local"), drilled(2, None, "died")]
+    assert backups.last(found(runs)).status is Status.CRITICAL
+    assert backups.last(found([*runs, drilled(1, "local")])).status is Status.OK
 
 
 def test_timers_are_enabled_and_have_run() -> None:
@@ -199,7 +240,7 @@ def test_the_collector_reads_what_runs_write(tmp_path: Path) -> None:
                 outcome="ok",
                 bytes=77,
                 repositories=stored,
-                details={"rto_seconds": 12.5},
+                details={"rto_seconds": 12.5, "repository": "local"},
             ),
         )
     write_record(
@@ -210,8 +251,10 @@ def test_the_collector_reads_what_runs_write(tmp_path: Path) -> None:
     os.utime(tmp_path)
     kinds = {kind: collect.records(tmp_path / "records", kind) for kind in JOBS}
     facts = found(records=None) | {"records": kinds}
+    assert [run["repository"] for run in kinds["drill"]] == ["local"]
     assert kinds["backup"][0]["stored"] == ["local"]
     assert kinds["prune"] == [], "a dry run is no prune"
     assert backups.age(facts).value == 2
     assert backups.offsite(facts, local_only=False).status is Status.CRITICAL
+    facts["repositories"] = ["local"]
     assert "12 s" in backups.proof(facts, "drill").summary
