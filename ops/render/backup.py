@@ -233,12 +233,8 @@ def _tools(settings: Settings) -> list[str]:
 
 def _services(settings: Settings, config: HostConfig, credentials: list[str]) -> list[RenderedFile]:
     hours = settings.backup.timeout_hours
-    writable = [str(config.base), settings.backup.local, settings.backup.metrics]
-    common = {
-        "program": PROGRAM,
-        "credentials": {name: f"{names.CREDENTIALS}/{name}" for name in sorted(credentials)},
-        "writable": writable,
-    }
+    base, local, metrics = str(config.base), settings.backup.local, settings.backup.metrics
+    paths = {name: f"{names.CREDENTIALS}/{name}" for name in sorted(credentials)}
     units = {
         f"stackroom-{job}.service": render(
             "systemd/stackroom-job.service.j2",
@@ -247,12 +243,19 @@ def _services(settings: Settings, config: HostConfig, credentials: list[str]) ->
             # it may have to wait for another run to end before its own time begins
             start_hours=2 * hours + 1,
             rebuilds=job == "drill",
-            **common,
+            program=PROGRAM,
+            credentials=paths,
+            writable=[base, f"-{local}", f"-{metrics}"],
         )
         for job, verb in _VERBS.items()
     }
     units["stackroom-notify@.service"] = render(
-        "systemd/stackroom-notify@.service.j2", rebuilds=False, **common
+        "systemd/stackroom-notify@.service.j2",
+        rebuilds=False,
+        program=PROGRAM,
+        # it tells and does no more
+        credentials={name: path for name, path in paths.items() if name == names.NOTICES},
+        writable=[base, f"-{metrics}"],
     )
     return [RenderedFile(f"{UNITS}/{name}", text) for name, text in units.items()]
 

@@ -284,9 +284,26 @@ def test_a_job_gets_its_secrets_from_systemd_and_tells_when_it_fails(
     if job != "drill":
         assert service["ReadWritePaths"].split() == [
             "/var/lib/stackroom/backup",
-            "/var/backups/stackroom",
-            "/var/lib/prometheus/node-exporter",
+            "-/var/backups/stackroom",
+            "-/var/lib/prometheus/node-exporter",
         ]
+    # without it, a folder that hands its group down is rebuilt without that bit
+    assert ("CAP_FSETID" in service["CapabilityBoundingSet"].split()) == (job == "drill")
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_the_notifier_gets_what_telling_needs_and_no_more(
+    make: Callable[..., Environment], told: bool
+) -> None:
+    nobody = {} if told else {"notice_urls": None, "ping_urls": None}
+    file = units(render_backups(make(SFTP, **nobody)))["stackroom-notify@.service"]
+    loaded = [line for line in file.content.splitlines() if "LoadCredential=" in line]
+    assert loaded == (["LoadCredential=notices:/etc/stackroom/secrets/notices"] if told else [])
+    service = unit(file)["Service"]
+    assert service["ReadWritePaths"] == (
+        "/var/lib/stackroom/backup -/var/lib/prometheus/node-exporter"
+    )
+    assert "CAP_FSETID" not in service["CapabilityBoundingSet"]
 
 
 def calendar(backups: Backups) -> dict[str, str]:
