@@ -5,6 +5,7 @@ The environment is made from scratch; the password stays in its file.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shlex
@@ -80,8 +81,7 @@ class Access:
             given["TMPDIR"] = os.environ["TMPDIR"]
         if self.kind == "rclone":
             _need_program("rclone")
-            self._credentials.need(RCLONE_CONFIG)
-            given["RCLONE_CONFIG"] = str(self._credentials.path(RCLONE_CONFIG))
+            given["RCLONE_CONFIG"] = str(self._rclone_config())
         return given | self._offsite_env()
 
     def secrets(self) -> list[str]:
@@ -158,10 +158,23 @@ class Access:
         if path and not path.stat().st_mode & 0o077 and path.read_bytes().endswith(b"\n"):
             return path
         copy = self._cache / f".{OFFSITE_SSH_KEY}"
-        copy.unlink(missing_ok=True)
-        descriptor = os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text + "\n")
+        _write_closed(copy, text + "\n")
+        return copy
+
+    def _rclone_config(self) -> Path:
+        """A copy that rclone may write: it keeps there the tokens that a service hands it anew.
+
+        It stays until the credential itself is another one.
+        """
+        text = self._credentials.need(RCLONE_CONFIG).get_secret_value() + "\n"
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        self._cache.mkdir(parents=True, exist_ok=True, mode=0o700)
+        copy, mark = self._cache / "rclone.conf", self._cache / "rclone.conf.sha256"
+        if copy.is_file() and mark.is_file() and mark.read_text(errors="replace") == digest:
+            return copy
+        mark.unlink(missing_ok=True)  # until the copy is whole
+        _write_closed(copy, text)
+        mark.write_text(digest, encoding="ascii")
         return copy
 
     def _ssh(self, key: Path) -> str:
@@ -189,6 +202,14 @@ class Access:
         # restic adds nothing to a command of ours: "-s ... sftp" asks for the subsystem
         files = ["-F", "none", "-E", str(self._ssh_log), "-i", str(key)]
         return shlex.join(["ssh", *files, "-p", port, *told, "-s", "--", target, "sftp"])
+
+
+def _write_closed(path: Path, text: str) -> None:
+    """A new file in its place that nobody else could ever read."""
+    path.unlink(missing_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
 
 
 def _need_program(name: str) -> None:
