@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from ops.cli import common
 
 # what must never be seen in a message, a log or a rendered file that is not secret
 CANARIES = {
@@ -75,3 +77,10 @@ def canaries() -> dict[str, str]:
 def public_key() -> str:
     """One line of a .pub file."""
     return PUBLIC_KEY
+
+
+@pytest.fixture(autouse=True)
+def _heard() -> Iterator[None]:
+    """A verb that lost its reader is silent to the end of its process: here, of all tests."""
+    yield
+    common.err.quiet = False

@@ -62,7 +62,7 @@ def run(
     here = on_host(context)
     what = f"the collection {collection}" if collection else "the whole stack"
     into = f" as {new_name}" if new_name else ""
-    origin = f"from {source.value}" if source else "from the first repository that has it"
+    origin = f"from {source.value}" if source else "from the newest that any repository has"
     err.print(f"restore {what}{into} of run {run}, {origin}", markup=False)
     if collection:
         told = f"the alias {alias} is switched to it" if alias else "no alias is switched"
