@@ -67,7 +67,7 @@ def run_in(name: str, *command: str, stdin: str = "") -> str:
         stdin=None if stdin else subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     assert done.returncode == 0, done.stderr
