@@ -22,7 +22,7 @@ NETWORK_IPV4 = "198.51.100.0/24"
 NETWORK_IPV6 = "2001:db8::/64"
 GATEWAY_IPV4 = "198.51.100.1"  # this machine, as the sandbox sees it: the operator
 GATEWAY_IPV6 = "2001:db8::1"
-DEPUTY_IPV4 = "198.51.100.77"  # of a second operator, who opens the recovery file too
+DEPUTY_IPV4 = "198.51.100.91"  # of a second operator, who opens the recovery file too
 HOST_IPV4 = "198.51.100.10"
 HOST_IPV6 = "2001:db8::10"
 
