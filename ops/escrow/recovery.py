@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import secrets
 import tarfile
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import pyrage
 from ops.errors import SettingsError
 from ops.settings import Environment
 from ops.settings.environment import FILES
+from ops.settings.secrets import write_private
 
 FILE_NAME = "recovery.age"
 NOTE_NAME = "recovery.json"  # when and for whom; tells a changed secret without holding any
@@ -79,8 +79,8 @@ def create(environment: Environment) -> EscrowState:
         "files": _digests(folder, salt),
         "sha256": hashlib.sha256(sealed).hexdigest(),
     }
-    _replace(folder / FILE_NAME, sealed)
-    _replace(folder / NOTE_NAME, (json.dumps(note, indent=2) + "\n").encode())
+    write_private(folder / FILE_NAME, sealed)
+    write_private(folder / NOTE_NAME, (json.dumps(note, indent=2) + "\n").encode())
     return inspect(environment)
 
 
@@ -120,7 +120,7 @@ def open_file(file: Path, identity: Path, folder: Path) -> list[str]:
             )
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in missing.items():
-        _replace(folder / name, content)
+        write_private(folder / name, content)
     return list(missing)
 
 
@@ -231,19 +231,3 @@ def _read_note(path: Path) -> dict[str, Any] | None:
         return None
     fields = {"made", "recipients", "recipients_sha256", "salt", "files", "sha256"}
     return note if isinstance(note, dict) and fields <= note.keys() else None
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write beside, then rename: a full disk never costs the file that was there."""
-    new = path.with_name(f".{path.name}.new")
-    new.unlink(missing_ok=True)
-    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(path)
-    except OSError:
-        new.unlink(missing_ok=True)
-        raise

@@ -31,7 +31,7 @@ def ensure_secrets(folder: Path) -> list[str]:
     for name in absent:
         table[name] = secrets.token_urlsafe(32)
     if absent:
-        _write_private(path, tomlkit.dumps(document))
+        write_private(path, tomlkit.dumps(document).encode())
     return absent
 
 
@@ -43,13 +43,20 @@ def _fresh_secrets() -> tomlkit.TOMLDocument:
     return document
 
 
-def _write_private(path: Path, text: str) -> None:
-    """Write beside, then rename: a full disk never costs the secrets that were there."""
+def write_private(path: Path, content: bytes) -> None:
+    """Write a file for its owner alone: beside its place, then renamed. Raises OSError.
+
+    A full disk never costs the secrets that were there.
+    """
     new = path.with_name(f".{path.name}.new")
     new.unlink(missing_ok=True)  # what an interrupted run left may be readable by others
     descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(path)
+    except OSError:
+        new.unlink(missing_ok=True)
+        raise
