@@ -17,15 +17,15 @@ demo: tools ## a bare machine becomes a closed, running server, proven on the sc
 
 test: tools lint ## every test: the quick ones first, then three lanes side by side
 	@$(BIN)/stackroom sandbox engine
-	$(BIN)/pytest tests/unit tests/render
+	$(BIN)/pytest --hypothesis-profile=ci tests/unit tests/render
 	@echo "three lanes, half an hour, each shown when it ends: services, faults, the throw-away machine"
 	@$(MAKE) --no-print-directory --jobs=3 --output-sync=target lane-services lane-faults lane-sandbox
 
 lane-services:
-	$(BIN)/pytest tests/contract tests/services
+	$(BIN)/pytest --hypothesis-profile=ci tests/contract tests/services
 
 lane-faults:
-	$(BIN)/pytest tests/faults
+	$(BIN)/pytest --hypothesis-profile=ci tests/faults
 
 lane-sandbox:
 	$(BIN)/pytest tests/sandbox
