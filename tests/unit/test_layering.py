@@ -21,6 +21,7 @@ ALLOWED: dict[str, set[str]] = {
     "inventory": {"errors", "settings", "render"},
     "backup": {"errors", "settings", "clients"},
     "restore": {"errors", "settings", "clients", "backup"},
+    "migrate": {"errors", "settings", "clients", "backup"},
     "escrow": {"errors", "settings"},
     "sandbox": {"errors", "settings", "render", "clients", "escrow"},
     "deploy": {"errors", "settings", "render", "clients"},
