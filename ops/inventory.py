@@ -16,7 +16,7 @@ from ops.errors import SettingsError
 from ops.render.files import ROOT
 from ops.settings import check_host_address, check_user, ensure_secrets
 from ops.settings.explain import words
-from ops.settings.model import Address, PublicKey, UserName
+from ops.settings.people import Address, PublicKey, UserName
 
 INVENTORY = ROOT / "inventory"
 _ENVIRONMENT_NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")

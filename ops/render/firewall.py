@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from ops.settings import Settings
+from ops.settings.addresses import short
 
 Family = Literal["v4", "v6"]
 FAMILIES: tuple[Family, ...] = ("v4", "v6")
@@ -45,10 +46,8 @@ def ufw_rules(settings: Settings, ssh_port: int) -> list[str]:
     if settings.ssh.open_to_world:
         return [f"allow {ssh_port}/tcp comment 'stackroom'"]
     rules = []
-    for address in settings.addresses():
-        network = ipaddress.ip_network(address)
-        source = str(network.network_address) if network.num_addresses == 1 else str(network)
-        rules.append(f"allow from {source} to any port {ssh_port} proto tcp comment 'stackroom'")
+    for address in settings.ssh_addresses():
+        rules.append(f"allow from {short(address)} to any port {ssh_port} proto tcp comment 'stackroom'")
     return rules
 
 
@@ -57,8 +56,10 @@ def container_rules(settings: Settings, family: Family) -> list[str]:
     rules = []
     for address in settings.addresses():
         if family_of(address) == family:
+            # iptables prints no source where it is the whole internet
+            source = "" if address.endswith("/0") else f"-s {address} "
             rules += [
-                f"-A {CONTAINER_CHAIN} -s {address} -p tcp -m conntrack"
+                f"-A {CONTAINER_CHAIN} {source}-p tcp -m conntrack"
                 f" --ctorigdstport {port} --ctdir ORIGINAL -j RETURN"
                 for port in settings.edge_ports()
             ]
@@ -110,7 +111,7 @@ def expected_chains(settings: Settings, ssh_port: int) -> dict[Family, dict[str,
     chains: dict[Family, dict[str, list[str]]] = {}
     for family in FAMILIES:
         host_chain = "ufw-user-input" if family == "v4" else "ufw6-user-input"
-        sources = [f"-s {a} " for a in settings.addresses() if family_of(a) == family]
+        sources = [f"-s {a} " for a in settings.ssh_addresses() if family_of(a) == family]
         if settings.ssh.open_to_world:
             sources = [""]
         chains[family] = {

@@ -8,14 +8,18 @@ from ops.settings.environment import (
     load_environment,
     machines,
 )
-from ops.settings.model import Collection, Edge, Person, Qdrant, Secrets, Settings
+from ops.settings.model import Collection, Edge, Qdrant, Secrets, Settings
+from ops.settings.people import ACCESS_COLLECTION, Developer, Operator, Person
 from ops.settings.secrets import ensure_secrets
 
 __all__ = [
+    "ACCESS_COLLECTION",
     "Collection",
+    "Developer",
     "Edge",
     "Environment",
     "Machine",
+    "Operator",
     "Person",
     "Qdrant",
     "Secrets",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import types
 import typing
 from pathlib import Path
@@ -24,6 +25,7 @@ _WORDS = {
     "missing": "is missing",
     "bool_type": "must be true or false",
     "int_type": "must be a whole number, without quotes",
+    "date_type": "must be a date such as 2027-02-19, without quotes",
     "string_type": "must be a text in quotes",
     "list_type": 'must be a list such as ["..."]',
     "dict_type": "must be a table",
@@ -49,9 +51,11 @@ def explain(error: ValidationError, folder: Path, found_in: dict[str, str]) -> s
     for item in error.errors(include_input=False):
         # of a bad name in a table pydantic says that it was the key
         path = [str(part) for part in item["loc"] if part != "[key]"]
-        top = path[0] if path else ""
-        file = folder / found_in.get(top, file_of(top))
-        sentences.append(" ".join([f"{file}:", *([".".join(path)] if path else []), words(item)]))
+        # what was found between several values names their keys itself, a line for each mistake
+        lines = words(item).splitlines() if not path else [" ".join([".".join(path), words(item)])]
+        for line in lines:
+            top = re.split(r"\W", line, maxsplit=1)[0]
+            sentences.append(f"{folder / found_in.get(top, file_of(top))}: {line}")
     return "\n".join(dict.fromkeys(sentences))
 
 

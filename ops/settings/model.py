@@ -5,75 +5,34 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import AfterValidator, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from ops.settings.addresses import is_wide
 from ops.settings.backup import Backup, Escrow
-
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-
-
-def _matching(pattern: str, expected: str) -> AfterValidator:
-    """A text of a form; the message says the form in words, never the pattern."""
-
-    def check(text: str) -> str:
-        if not re.fullmatch(pattern, text):
-            raise ValueError(f"must be {expected}")
-        return text
-
-    return AfterValidator(check)
+from ops.settings.forms import CollectionName, Model, matching
+from ops.settings.people import (
+    ACCESS_COLLECTION,
+    ACCOUNT_PREFIX,
+    Developer,
+    DeveloperName,
+    Operator,
+    UserName,
+    mistakes,
+)
 
 
-def _network(text: str) -> Network:
-    try:
-        return ipaddress.ip_network(text)
-    except ValueError:
-        pass
-    try:
-        wider = ipaddress.ip_network(text, strict=False)
-    except ValueError:
-        raise ValueError(f"{text!r} is not an IP address or CIDR range") from None
-    host = text.partition("/")[0]
-    raise ValueError(f"{text!r} has host bits set: write {wider} for all of it, or {host} for one")
-
-
-def _not_root(text: str) -> str:
+def _account(text: str) -> str:
     if text == "root":
         raise ValueError("must be an account of its own, not root")
+    if text.startswith(ACCOUNT_PREFIX):
+        raise ValueError(f"must not begin with {ACCOUNT_PREFIX}, as the developers' accounts do")
     return text
-
-
-# the largest ranges that one holder has had assigned
-_WIDEST = {4: 8, 6: 16}
-
-
-def _listed_network(text: str) -> str:
-    """A range in canonical form: `198.51.100.7/32`, `2001:db8::/64`."""
-    network = _network(text)
-    if network.prefixlen < _WIDEST[network.version]:
-        raise ValueError(
-            f"{text!r} lists too much of the internet (/{_WIDEST[network.version]} at most);"
-            " list the addresses people work from"
-        )
-    if "%" in text or network.is_multicast:
-        raise ValueError(f"{text!r} is no address that somebody can come from")
-    if isinstance(network, ipaddress.IPv6Network) and network.network_address.packed < _FIRST_IPV6:
-        raise ValueError(f"{text!r} stands for an IPv4 address; write that")
-    return str(network)
-
-
-def _public_key(text: str) -> str:
-    if "PRIVATE KEY" in text:
-        raise ValueError("is a private key; paste the line of the .pub file")
-    kinds = r"ssh-ed25519|ecdsa-sha2-nistp\d+|ssh-rsa|sk-\S+"
-    if not re.fullmatch(rf"({kinds}) [A-Za-z0-9+/=]+( .*)?", text.strip()):
-        raise ValueError("must be one line of an OpenSSH .pub file")
-    return text.strip()
 
 
 def _pinned_image(text: str) -> str:
@@ -83,54 +42,26 @@ def _pinned_image(text: str) -> str:
     return text
 
 
-# below it lie the IPv4 addresses in IPv6 clothes, ::ffff:198.51.100.7 and the like
-_FIRST_IPV6 = ipaddress.IPv6Address("::1:0:0:0").packed
 _DOMAIN = r"(?=.{4,253}$)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]{2,63}"
 
-Address = Annotated[str, AfterValidator(_listed_network)]
-Domain = Annotated[str, _matching(f"|{_DOMAIN}", "a domain name such as knowledge.example.com")]
+Domain = Annotated[str, matching(f"|{_DOMAIN}", "a domain name such as knowledge.example.com")]
 Email = Annotated[
-    str, _matching(rf"|[A-Za-z0-9._%+-]+@{_DOMAIN}", "an address such as ops@example.com")
+    str, matching(rf"|[A-Za-z0-9._%+-]+@{_DOMAIN}", "an address such as ops@example.com")
 ]
-HostPath = Annotated[str, _matching(r"|(/[\w.@+-]+)+", "an absolute path of a file on the host")]
-PublicKey = Annotated[str, AfterValidator(_public_key)]
+HostPath = Annotated[str, matching(r"|(/[\w.@+-]+)+", "an absolute path of a file on the host")]
 Image = Annotated[str, AfterValidator(_pinned_image)]
-UserName = Annotated[
-    str, _matching(r"[a-z][a-z0-9_-]{0,30}", "a name of a-z, 0-9, - and _, 31 characters at most")
-]
 Port = Annotated[int, Field(ge=1, le=65535)]
-Size = Annotated[str, _matching(r"[1-9][0-9]*[MG]", 'a size such as "512M" or "2G"')]
+Size = Annotated[str, matching(r"[1-9][0-9]*[MG]", 'a size such as "512M" or "2G"')]
 # a TOML string becomes the enum's member, in spite of `strict`
 FromText = Field(strict=False)
-
-
-class Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True)
-
-
-class Person(Model):
-    """Somebody who may reach the host: where from, and with which SSH keys."""
-
-    addresses: list[Address] = Field(min_length=1)
-    keys: list[PublicKey] = []
-
-
-class Operator(Person):
-    """Somebody who changes the machine."""
-
-    @model_validator(mode="after")
-    def _has_a_key(self) -> Operator:
-        if not self.keys:
-            raise ValueError("has no key; an operator logs in over SSH")
-        return self
 
 
 class Host(Model):
     """The machine below the stack."""
 
-    operator_account: Annotated[UserName, AfterValidator(_not_root)] = "stackroom"
+    operator_account: Annotated[UserName, AfterValidator(_account)] = "stackroom"
     journal_max: Size = "1G"
-    reboot_at: Annotated[str, _matching(r"([01]\d|2[0-3]):[0-5]\d", 'a time such as "04:30"')] = (
+    reboot_at: Annotated[str, matching(r"([01]\d|2[0-3]):[0-5]\d", 'a time such as "04:30"')] = (
         "04:30"
     )
 
@@ -142,7 +73,7 @@ class Ssh(Model):
 
 class Docker(Model):
     source: Literal["docker", "distro"] = "docker"
-    log_max_size: Annotated[str, _matching(r"[1-9][0-9]*[km]", 'a size such as "10m"')] = "10m"
+    log_max_size: Annotated[str, matching(r"[1-9][0-9]*[km]", 'a size such as "10m"')] = "10m"
     log_max_files: Annotated[int, Field(ge=1, le=20)] = 5
 
 
@@ -167,8 +98,8 @@ class Edge(Model):
     api_port: Port = 8443
     certificate: HostPath = ""
     private_key: HostPath = ""
-    max_body: Annotated[str, _matching(r"[1-9][0-9]*(KB|MB|GB)", 'a size such as "64MB"')] = "64MB"
-    version: Annotated[str, _matching(r"\d+\.\d+\.\d+", 'a version such as "2.11.2"')] = "2.11.2"
+    max_body: Annotated[str, matching(r"[1-9][0-9]*(KB|MB|GB)", 'a size such as "64MB"')] = "64MB"
+    version: Annotated[str, matching(r"\d+\.\d+\.\d+", 'a version such as "2.11.2"')] = "2.11.2"
 
     @model_validator(mode="after")
     def _mode_fits(self) -> Edge:
@@ -198,11 +129,11 @@ def _not_older_than_the_advisories(version: str) -> str:
 class Qdrant(Model):
     version: Annotated[
         str,
-        _matching(r"v\d+\.\d+\.\d+", 'a version such as "v1.19.0"'),
+        matching(r"v\d+\.\d+\.\d+", 'a version such as "v1.19.0"'),
         AfterValidator(_not_older_than_the_advisories),
     ] = "v1.19.0"
     memory: Annotated[
-        str, _matching(r"auto|[1-9][0-9]*[MG]", '"auto" or a size such as "512M" or "2G"')
+        str, matching(r"auto|[1-9][0-9]*[MG]", '"auto" or a size such as "512M" or "2G"')
     ] = "auto"
     open_files: Annotated[int, Field(ge=10_000, le=1_048_576)] = 65_536
     dashboard: bool = False
@@ -224,9 +155,6 @@ class Vector(Model):
 
 
 IndexType = Literal["keyword", "integer", "float", "geo", "text", "bool", "datetime", "uuid"]
-CollectionName = Annotated[
-    str, _matching(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,254}", "a name of letters, digits, _, . and -")
-]
 
 
 class Collection(Model):
@@ -248,13 +176,13 @@ class Collection(Model):
 class GitSource(Model):
     repository: Annotated[
         str,
-        _matching(
+        matching(
             r"https://[^@\s/]+/\S+|(ssh://|git@)[^:\s]+\S*",
             "an address that starts with https://, ssh:// or git@, without a password in it",
         ),
     ]
     ref: Annotated[
-        str, _matching(r"[A-Za-z0-9][A-Za-z0-9._/-]*", "a tag, a branch or a commit of git")
+        str, matching(r"[A-Za-z0-9][A-Za-z0-9._/-]*", "a tag, a branch or a commit of git")
     ]
 
 
@@ -275,7 +203,7 @@ class Api(Model):
 
 
 EnvironmentName = Annotated[
-    str, _matching(r"[A-Z][A-Z0-9_]*", "the name of an environment variable")
+    str, matching(r"[A-Z][A-Z0-9_]*", "the name of an environment variable")
 ]
 PingedJob = Literal["backup", "check", "prune", "drill"]
 
@@ -317,7 +245,7 @@ class Settings(BaseSettings):
     backup: Backup = Backup()
     escrow: Escrow = Escrow()
     operators: dict[UserName, Operator] = Field(min_length=1)
-    developers: dict[UserName, Person] = {}
+    developers: dict[DeveloperName, Developer] = {}
     secrets: Secrets
 
     @model_validator(mode="after")
@@ -335,19 +263,41 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
-    def _aliases_are_unique(self) -> Settings:
+    def _collections_are_ours_to_make(self) -> Settings:
         seen = set(self.collections)
         for name, collection in self.collections.items():
+            if ACCESS_COLLECTION in (name, *collection.aliases):
+                raise ValueError(
+                    f"collections.{name}: the name {ACCESS_COLLECTION} is kept for Stackroom's own"
+                    " list of tokens"
+                )
             for alias in collection.aliases:
                 if alias in seen:
                     raise ValueError(f"collections.{name}: the alias {alias} is taken")
                 seen.add(alias)
         return self
 
+    @model_validator(mode="after")
+    def _people_are_apart(self) -> Settings:
+        aliases = (alias for one in self.collections.values() for alias in one.aliases)
+        wrong = list(mistakes(self.operators, self.developers, [*self.collections, *aliases]))
+        if wrong:
+            raise ValueError("\n".join(wrong))
+        return self
+
+    def current_developers(self, now: datetime | None = None) -> dict[str, Developer]:
+        """The developers whose last day has not passed: who has any access at all."""
+        at = now or datetime.now(UTC)
+        return {name: one for name, one in self.developers.items() if not one.is_expired(at)}
+
     def addresses(self) -> list[str]:
-        """Every listed range, each once, in a stable order: who may reach SSH and the edge."""
-        people = [*self.operators.values(), *self.developers.values()]
+        """Every listed range, each once, in a stable order: who may reach the edge."""
+        people = [*self.operators.values(), *self.current_developers().values()]
         return sorted({address for person in people for address in person.addresses})
+
+    def ssh_addresses(self) -> list[str]:
+        """The ranges of `addresses` that may reach SSH: `anywhere` opens the edge only."""
+        return [address for address in self.addresses() if not is_wide(address)]
 
     def edge_ports(self) -> list[int]:
         """TCP ports the edge publishes to the listed ranges."""

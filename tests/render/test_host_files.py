@@ -109,9 +109,10 @@ def test_the_operators_keys_are_the_accounts_keys(
     write_environment: WriteEnvironment, public_key: str, tmp_path: Path
 ) -> None:
     other = public_key.replace("anna@laptop", "carl").replace("AAAAIAAB", "AAAAIBBB")
+    bobs = public_key.replace("anna@laptop", "bob").replace("AAAAIAAB", "AAAAICCC")
     developers = (
         f'[operators.anna]\naddresses = ["198.51.100.20"]\nkeys = ["{public_key}", "{other}"]\n'
-        f'[developers.bob]\naddresses = ["198.51.100.7"]\nkeys = ["{public_key} bob"]\n'
+        f'[developers.bob]\naddresses = ["198.51.100.7"]\nkeys = ["{bobs}"]\n'
     )
     folder = write_environment('[host]\noperator_account = "keeper"\n', developers=developers)
     _, keys = ssh_files(load_environment(folder).settings)

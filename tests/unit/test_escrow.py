@@ -23,7 +23,7 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, str]
     """Private key file and public line by name: two of OpenSSH's kinds and one of age's."""
     made = {}
     tmp_path = tmp_path_factory.mktemp("keys")
-    for name, kind in (("anna", ("ed25519",)), ("bert", ("rsa", "-b", "2048"))):
+    for name, kind in (("anna", ("ed25519",)), ("bert", ("rsa", "-b", "3072"))):
         path = tmp_path / name
         command = ["ssh-keygen", "-q", "-t", *kind, "-N", "", "-C", f"{name}@desk", "-f", str(path)]
         subprocess.run(command, check=True)

@@ -81,7 +81,8 @@ def many_settings(draw: st.DrawFn) -> Settings:
     document: dict[str, Any] = {
         "operators": {"anna": {"addresses": draw(people), "keys": [KEY]}},
         "developers": {
-            f"dev{number}": {"addresses": draw(people)} for number in range(draw(st.integers(0, 2)))
+            f"dev{number}": {"addresses": draw(people), "shares_address": True}
+            for number in range(draw(st.integers(0, 2)))
         },
         "edge": {**draw(st.sampled_from(MODES)), "port": port, "api_port": api_port},
         "ssh": {"open_to_world": draw(st.booleans())},

@@ -19,6 +19,7 @@ from ops.health.host import collect, host_checks
 from ops.health.service import service_checks
 from ops.settings import Environment, load_environment
 
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f anna"
 SECRET = "canary-secret-0123456789-0123456789"
 
 
@@ -26,7 +27,7 @@ def environment(folder: Path, port: int, edge: str = "") -> Environment:
     """An environment on loopback whose SSH port is `port`."""
     (folder / "settings.toml").write_text(f"[collections]\n[edge]\n{edge}")
     (folder / "developers.toml").write_text(
-        '[operators.anna]\naddresses = ["127.0.0.1"]\nkeys = ["ssh-ed25519 AAAA anna"]\n'
+        f'[operators.anna]\naddresses = ["127.0.0.1"]\nkeys = ["{KEY}"]\n'
     )
     secrets = folder / "secrets.toml"
     secrets.touch(0o600)

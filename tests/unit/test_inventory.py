@@ -167,8 +167,11 @@ REFUSED = [
     ({"source": "198.51.100.7/24"}, "--from: '198.51.100.7/24' has host bits set"),
     *(
         ({"public_key": key}, "--public-key must be one line of an OpenSSH .pub file")
-        for key in ("", "ssh-ed25519", "ssh-ed25519 AAAA\nssh-rsa AAAA", 'x" ssh-rsa AAAA')
+        for key in ("", "ssh-ed25519", "ecdsa AAAA", "c2VjcmV0")
     ),
+    ({"public_key": "ssh-ed25519 AAAA\nssh-rsa c2VjcmV0"}, "--public-key is several lines"),
+    ({"public_key": 'x" ssh-rsa c2VjcmV0'}, "--public-key has something in front of the key"),
+    ({"public_key": "ssh-ed25519 c2VjcmV0"}, "--public-key is cut off or damaged"),
     ({"public_key": "-----BEGIN OPENSSH PRIVATE " "KEY-----\nc2VjcmV0"},
      "--public-key is a private key; paste the line of the .pub file"),
 ]  # fmt: skip
@@ -213,8 +216,10 @@ def test_a_key_path_is_one_literal_in_hosts_py(
     assert load_environment(home / "production").machine.key == str(tmp_path / name)
 
 
-def test_the_comment_of_a_public_key_stays_in_its_string(home: Path, init: Init) -> None:
-    key = 'ssh-ed25519 AAAA a"]\\ [secrets] \'\'\' """'
+def test_the_comment_of_a_public_key_stays_in_its_string(
+    home: Path, init: Init, public_key: str
+) -> None:
+    key = public_key + ' a"]\\ [secrets] \'\'\' """'
     init(public_key=f"  {key}\n")
     settings = load_environment(home / "production").settings
     assert settings.operators["carla"].keys == [key]
