@@ -45,10 +45,8 @@ def ufw_rules(settings: Settings, ssh_port: int) -> list[str]:
     """The rules as `ufw show added` prints them, without `ufw`; the host itself opens SSH only."""
     if settings.ssh.open_to_world:
         return [f"allow {ssh_port}/tcp comment 'stackroom'"]
-    rules = []
-    for address in settings.ssh_addresses():
-        rules.append(f"allow from {short(address)} to any port {ssh_port} proto tcp comment 'stackroom'")
-    return rules
+    rest = f"to any port {ssh_port} proto tcp comment 'stackroom'"
+    return [f"allow from {short(address)} {rest}" for address in settings.ssh_addresses()]
 
 
 def container_rules(settings: Settings, family: Family) -> list[str]:

@@ -11,6 +11,7 @@ import re
 import shlex
 import shutil
 import subprocess
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -264,6 +265,44 @@ def test_ufws_rules_are_expected_as_iptables_prints_them(v4: list[str], v6: list
         done = in_a_network_of_its_own(script, block)
         assert done.returncode == 0, done.stderr
         assert done.stdout.splitlines() == [f"-N {chain}", *rules]
+
+
+WORLDS = [["0.0.0.0/0"], ["::/0"], ["0.0.0.0/0", "::/0"], ["0.0.0.0/1", "128.0.0.0/1", "8000::/1"]]
+
+
+@pytest.mark.parametrize("worlds", WORLDS)
+def test_anywhere_opens_the_edge_and_never_ssh(worlds: list[str]) -> None:
+    some = Settings(
+        operators={"anna": {"addresses": ["198.51.100.7", "2001:db8::7"], "keys": [KEY]}},
+        developers={"bob": {"addresses": worlds, "anywhere": True}},
+        secrets=SECRETS,
+    )
+    closed = Settings(operators=some.operators, secrets=SECRETS)
+    assert ufw_rules(some, 22) == ufw_rules(closed, 22)
+    for family, tool in TOOLS.items():
+        chains, before = expected_chains(some, 22)[family], expected_chains(closed, 22)[family]
+        host_chain = next(iter(chains))
+        assert chains[host_chain] == before[host_chain]
+        opened = [rule for rule in chains["STACKROOM-IN"] if rule not in before["STACKROOM-IN"]]
+        assert len(opened) == len([world for world in worlds if family_of(world) == family])
+        assert all("--ctorigdstport 443 " in rule for rule in opened)
+        script = f"{tool}-restore -n && {tool} -S STACKROOM-IN"
+        done = in_a_network_of_its_own(script, container_block(some, family))
+        assert done.stdout.splitlines()[1:] == chains["STACKROOM-IN"], done.stderr
+
+
+def test_whoever_has_expired_is_not_let_in() -> None:
+    some = Settings(
+        operators={"anna": {"addresses": ["198.51.100.7"], "keys": [KEY]}},
+        developers={
+            "bob": {"addresses": ["198.51.100.8"], "expires": date(2020, 1, 1)},
+            "carl": {"addresses": ["198.51.100.9"], "expires": date(9998, 1, 1)},
+        },
+        secrets=SECRETS,
+    )
+    texts = [*ufw_rules(some, 22), container_block(some, "v4")]
+    assert not any("198.51.100.8" in text for text in texts)
+    assert all("198.51.100.9" in text for text in (texts[1], texts[-1]))
 
 
 def test_loading_the_block_anew_leaves_other_chains_alone(tmp_path: Path) -> None:
