@@ -25,6 +25,7 @@ ALLOWED: dict[str, set[str]] = {
     "escrow": {"errors", "settings"},
     "sandbox": {"errors", "settings", "render", "clients", "escrow"},
     "deploy": {"errors", "settings", "render", "clients"},
+    "developers": {"errors", "settings", "render", "clients", "deploy"},
     "health": {"errors", "settings", "render", "clients", "collections", "escrow"},
     "demo": {"errors", "settings", "render", "clients", "deploy", "health", "sandbox"},
     "cli": {"errors", "settings", "render", "clients", "collections", "inventory", "sandbox"}
