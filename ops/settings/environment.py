@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, TomlConfigSettingsSource
+from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource
 
 from ops.errors import SettingsError
-from ops.settings.explain import SECRETS_FILE, SETTINGS_FILE, explain, file_of
+from ops.settings.explain import DEVELOPERS_FILE, SECRETS_FILE, SETTINGS_FILE, explain, file_of
 from ops.settings.model import Settings
 
-FILES = (SETTINGS_FILE, "developers.toml", SECRETS_FILE)
+FILES = (SETTINGS_FILE, DEVELOPERS_FILE, SECRETS_FILE)
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,10 @@ def machines(
     return [(address, data)]
 
 
-def load_environment(folder: Path) -> Environment:
+def load_environment(folder: Path, developers: str | None = None) -> Environment:
     """Read and validate one environment.
+
+    `developers` is read in place of developers.toml: what would be, before it is written.
 
     Raises SettingsError naming the file, the key, what was expected and the nearest right name.
     """
@@ -95,7 +97,7 @@ def load_environment(folder: Path) -> Environment:
             f"there is no environment {folder.name!r} (found: {listed})",
             f"stackroom init {folder.name} --host <address>",
         )
-    settings = _load_settings(folder)
+    settings = _load_settings(folder, developers)
     machine = _load_machine(folder)
     if machine.port in {*settings.edge_ports(), *settings.world_ports()}:
         raise SettingsError(f"{folder}/settings.toml: port {machine.port} is SSH's (hosts.py)")
@@ -107,10 +109,13 @@ def load_environment(folder: Path) -> Environment:
     return Environment(folder, settings, machine)
 
 
-def _load_settings(folder: Path) -> Settings:
+def _load_settings(folder: Path, developers: str | None) -> Settings:
     found_in: dict[str, str] = {}
+    documents = []
     for name in FILES:
-        for key in _read_toml(folder / name):
+        given = developers if name == DEVELOPERS_FILE else None
+        documents.append(_read_toml(folder / name, given))
+        for key in documents[-1]:
             if key in Settings.model_fields and file_of(key) != name:
                 # secrets.toml alone is kept out of git and from other accounts
                 raise SettingsError(f"{folder / name}: {key} belongs into {file_of(key)}")
@@ -119,16 +124,16 @@ def _load_settings(folder: Path) -> Settings:
     if stat.S_IMODE(secrets.stat().st_mode) & 0o077:
         raise SettingsError(f"{secrets} can be read by others", f"chmod 600 {secrets}")
     try:
-        return _from_folder(folder)
+        return _from_documents(documents)
     except ValidationError as error:
         raise SettingsError(explain(error, folder, found_in)) from None
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+def _read_toml(path: Path, text: str | None = None) -> dict[str, Any]:
     if not path.is_file():
         raise SettingsError(f"{path} is missing", _add_what_is_missing(path.parent))
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8") if text is None else text)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path} is not valid TOML: {error}") from None
 
@@ -137,14 +142,14 @@ def _add_what_is_missing(folder: Path) -> str:
     return f"stackroom init {folder.name} --host <address> adds what is missing"
 
 
-def _from_folder(folder: Path) -> Settings:
+def _from_documents(documents: list[dict[str, Any]]) -> Settings:
     class FolderSettings(Settings):
         @classmethod
         def settings_customise_sources(
             cls, settings_cls: type[BaseSettings], *_: Any, **__: Any
         ) -> tuple[PydanticBaseSettingsSource, ...]:
             # only the files: an environment variable must never outvote the inventory
-            return tuple(TomlConfigSettingsSource(settings_cls, folder / name) for name in FILES)
+            return tuple(InitSettingsSource(settings_cls, document) for document in documents)
 
     return FolderSettings()
 

@@ -14,10 +14,11 @@ from pydantic import BaseModel, ValidationError
 from ops.settings.model import Settings
 
 SETTINGS_FILE = "settings.toml"
+DEVELOPERS_FILE = "developers.toml"
 SECRETS_FILE = "secrets.toml"
 _FILE_OF = {
-    "operators": "developers.toml",
-    "developers": "developers.toml",
+    "operators": DEVELOPERS_FILE,
+    "developers": DEVELOPERS_FILE,
     "secrets": SECRETS_FILE,
 }
 # pydantic's kinds of error in a person's words; {...} comes from the error's context

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from ops.errors import SettingsError
 from ops.render.files import ROOT
-from ops.settings import ensure_secrets, load_environment
+from ops.settings import Developer, ensure_secrets, load_environment
 from ops.settings.explain import model_in
 from ops.settings.model import Settings
 
@@ -489,6 +489,38 @@ def test_the_example_loads_with_generated_secrets(tmp_path: Path) -> None:
         "created_at": "datetime",
         "updated_at": "datetime",
     }
+
+
+def test_the_examples_developer_loads_where_somebody_takes_the_marks_away(tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(EXAMPLE, folder)
+    ensure_secrets(folder)
+    path = folder / "developers.toml"
+    manual, block = path.read_text(encoding="utf-8").split("# [developers.bob]\n")
+    assert not [line for line in block.splitlines() if not line.startswith("# ")]
+    text = "".join(line.removeprefix("# ") for line in block.splitlines(keepends=True))
+    text = text.replace("ssh-ed25519 AAAA...", KEY.removesuffix(" anna"))
+    path.write_text(f"{manual}[developers.bob]\n{text}", encoding="utf-8")
+    bob = load_environment(folder).settings.developers["bob"]
+    assert bob.model_fields_set == set(Developer.model_fields)
+    commented = {"access": "read", "anywhere": False, "shares_address": False}
+    assert bob.model_dump(include=set(commented)) == commented
+
+
+def test_what_would_be_is_read_in_place_of_the_file(write_environment: WriteEnvironment) -> None:
+    folder = write_environment(developers=ANNA)
+    bob = "[developers.bob]\naddresses = ['198.51.100.7']\n"
+    would_be = load_environment(folder, developers=ANNA + bob).settings
+    assert list(would_be.developers) == ["bob"]
+    assert load_environment(folder).settings.developers == {}
+    with pytest.raises(SettingsError) as caught:
+        load_environment(folder, developers=ANNA + bob + "anywere = true\n")
+    assert caught.value.message == (
+        f"{folder}/developers.toml: developers.bob.anywere is not a key of Stackroom;"
+        " did you mean developers.bob.anywhere?"
+    )
+    with pytest.raises(SettingsError, match="is not valid TOML"):
+        load_environment(folder, developers="[developers")
 
 
 def written_keys(file: str) -> dict[tuple[str, ...], Any]:
