@@ -16,7 +16,7 @@ import ssl
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,23 +39,71 @@ class Seen:
 
 @dataclass
 class Upstream:
-    """An HTTP server that answers 200 to everything, and closes without an answer on /break."""
+    """A server that answers every request, and keeps its port while it is stopped and started.
+
+    Of HTTP it answers 200, and closes without an answer on /break; of gRPC an Upsert's size.
+    """
 
     port: int
+    serve: Callable[[Upstream], contextlib.AbstractContextManager[None]]
     seen: list[Seen] = field(default_factory=list)
+    answering: threading.Event = field(default_factory=threading.Event)
+    waiting: set[int] = field(default_factory=set)
+    running: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+
+    def take(self, seen: Seen) -> None:
+        """Remember a request, and let it wait while nothing is answered."""
+        self.seen.append(seen)
+        self.waiting.add(id(seen))
+        self.answering.wait()
+        self.waiting.discard(id(seen))
 
     def last(self) -> Seen:
         return self.seen[-1]
 
+    def start(self) -> None:
+        self.answering.set()
+        self.running.enter_context(self.serve(self))
+
+    def stop(self) -> None:
+        """As a service stops in order: it listens no more, then answers what it has."""
+        self.running.close()
+
+    def stop_while_it_answers(self, clients: int) -> None:
+        """Stop it once each of `clients`, which send one request after another, waits for it.
+
+        Whoever connects in the moment a listening socket closes is cut off by the kernel; so
+        nobody is.
+        """
+        self.answering.clear()
+        deadline = time.monotonic() + 20
+        while len(self.waiting) < clients:
+            assert time.monotonic() < deadline, f"{len(self.waiting)} of {clients} came"
+            time.sleep(0.01)
+        threading.Timer(0.2, self.answering.set).start()
+        self.stop()
+
 
 @contextlib.contextmanager
-def http_upstream() -> Iterator[Upstream]:
+def upstream(
+    serve: Callable[[Upstream], contextlib.AbstractContextManager[None]],
+) -> Iterator[Upstream]:
+    made = Upstream(free_ports(1)[0], serve)
+    made.start()
+    try:
+        yield made
+    finally:
+        made.stop()
+
+
+@contextlib.contextmanager
+def over_http(upstream: Upstream) -> Iterator[None]:
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
-            upstream.seen.append(Seen(self.path, dict(self.headers.items()), self._read()))
             self.close_connection = True
+            upstream.take(Seen(self.path, dict(self.headers.items()), self._read()))
             if self.path.startswith("/break"):
                 return
             with contextlib.suppress(ConnectionError):  # Caddy is gone where it refused the body
@@ -86,33 +134,36 @@ def http_upstream() -> Iterator[Upstream]:
         def log_message(self, *_: Any) -> None:
             pass
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        upstream = Upstream(server.server_address[1])
+    class Server(http.server.ThreadingHTTPServer):
+        daemon_threads = False  # closing waits for what is being answered
+        request_queue_size = 128
+
+    with Server(("127.0.0.1", upstream.port), Handler) as server:
         threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-        yield upstream
+        yield
         server.shutdown()
 
 
 @contextlib.contextmanager
-def grpc_upstream() -> Iterator[Upstream]:
+def over_grpc(upstream: Upstream) -> Iterator[None]:
     """A gRPC server without TLS whose Upsert answers the size of the message."""
 
     def answer(request: bytes, context: grpc.ServicerContext) -> bytes:
         metadata = {str(key): str(value) for key, value in context.invocation_metadata()}
-        upstream.seen.append(Seen("", metadata, len(request)))
+        upstream.take(Seen("", metadata, len(request)))
         return str(len(request)).encode()
 
     server = grpc.server(
-        concurrent.futures.ThreadPoolExecutor(2), options=[("grpc.max_receive_message_length", -1)]
+        concurrent.futures.ThreadPoolExecutor(8), options=[("grpc.max_receive_message_length", -1)]
     )
     methods = {"Upsert": grpc.unary_unary_rpc_method_handler(answer)}
     server.add_generic_rpc_handlers(
         (grpc.method_handlers_generic_handler("qdrant.Points", methods),)
     )
-    upstream = Upstream(server.add_insecure_port("127.0.0.1:0"))
+    assert server.add_insecure_port(f"127.0.0.1:{upstream.port}") == upstream.port
     server.start()
-    yield upstream
-    server.stop(None).wait()
+    yield
+    server.stop(10).wait()
 
 
 @dataclass
@@ -199,23 +250,34 @@ def moved_to_loopback(text: str, places: dict[str, str]) -> str:
 
 @contextlib.contextmanager
 def running(
-    render: stacks.Render, folder: Path, address: str, own: Path | None = None, **edge: Any
+    render: stacks.Render,
+    folder: Path,
+    address: str,
+    own: Path | None = None,
+    held: str = "60s",
+    **edge: Any,
 ) -> Iterator[Edge]:
     """The edge of a machine in front of an api, with `edge` settings and a limit of 1 MB.
 
-    `own` is the folder of the team's certificate; without it, Caddy makes a CA of its own.
+    `own` is the folder of the team's certificate; without it, Caddy makes a CA of its own. `held`
+    is how long a request waits for a service that does not listen.
     """
     port, api_port, health_port = ports = free_ports(3)
     settings = edge | {"port": port, "api_port": api_port, "max_body": "1MB"}
     api_settings = {"image": "ghcr.io/example/api:1.4.0", "port": 8000}
     rendered = render(address=address, edge=settings, api=api_settings)
     trusted = folder / "caddy/pki/authorities/local/root.crt"
-    with http_upstream() as qdrant, http_upstream() as api, grpc_upstream() as qdrant_grpc:
+    with (
+        upstream(over_http) as qdrant,
+        upstream(over_http) as api,
+        upstream(over_grpc) as qdrant_grpc,
+    ):
         places = {
             "qdrant:6333": f"127.0.0.1:{qdrant.port}",
             "qdrant:6334": f"127.0.0.1:{qdrant_grpc.port}",
             "api:8000": f"127.0.0.1:{api.port}",
             "127.0.0.1:2020": f"127.0.0.1:{health_port}",
+            "lb_try_duration 60s": f"lb_try_duration {held}",
         }
         made = 2 if edge.get("domain") else 1  # certificates
         if own:

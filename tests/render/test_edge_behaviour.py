@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import ipaddress
 import socket
 import ssl
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -205,6 +209,105 @@ def test_many_messages_on_one_connection_are_not_added_up(edge: Edge) -> None:
         call = channel.unary_unary(UPSERT)
         assert [call(b"x" * 600_000, timeout=10) for _ in range(5)] == [b"600000"] * 5
     assert len(edge.qdrant_grpc.seen) == before + 5
+
+
+# -- while a service starts anew -------------------------------------------------------------
+
+
+def test_what_comes_while_nobody_listens_waits_and_arrives_whole_and_once(
+    edge: Edge, canaries: dict[str, str]
+) -> None:
+    right = {"Authorization": f"Bearer {canaries['api_token']}"}
+    rest: list[dict[str, Any]] = [
+        {"path": "/collections/x/points/query", "method": "POST", "body": b"x" * 300},
+        {"path": "/collections/x/points", "method": "PUT", "body": b"x" * LIMIT},
+        {"path": "/collections/x/points/1", "method": "PUT", "body": iter([b"x" * 9000] * 9)},
+        {"path": "/collections/x/snapshots/upload", "method": "POST", "body": b"x" * 3 * LIMIT},
+        {"path": "/collections", "method": "GET"},
+        {"path": "/collections/y", "method": "DELETE"},
+        {"path": "/v1", "method": "POST", "body": b"x", "headers": right, "port": edge.api_port},
+    ]
+    services = (edge.qdrant, edge.qdrant_grpc, edge.api)
+    for service in services:
+        service.stop()
+        service.seen.clear()
+    with concurrent.futures.ThreadPoolExecutor(len(rest) + 1) as pool:
+        asked = [pool.submit(lambda each=each: edge.ask(**each).status) for each in rest]
+        called = pool.submit(edge.call, 5000)
+        time.sleep(0.6)
+        assert not any(each.done() for each in (*asked, called))
+        for service in services:
+            service.start()
+        assert [each.result(20) for each in asked] == [200] * len(rest)
+        assert called.result(20) == b"5000"
+    sizes = sorted((seen.path, seen.size) for seen in edge.qdrant.seen)
+    assert sizes == [
+        ("/collections", 0),
+        ("/collections/x/points", LIMIT),
+        ("/collections/x/points/1", 81_000),
+        ("/collections/x/points/query", 300),
+        ("/collections/x/snapshots/upload", 3 * LIMIT),
+        ("/collections/y", 0),
+    ]
+    assert [seen.size for seen in (*edge.qdrant_grpc.seen, *edge.api.seen)] == [5000, 1]
+
+
+@pytest.mark.parametrize("grpc_too", [False, True])
+def test_no_request_of_a_busy_team_fails_while_qdrant_is_restarted(
+    edge: Edge, grpc_too: bool
+) -> None:
+    service, clients = (edge.qdrant_grpc if grpc_too else edge.qdrant), 6
+    service.seen.clear()
+    ended = threading.Event()
+
+    def post_without_end() -> list[object]:
+        answers: list[object] = []
+        while not ended.is_set():
+            path = "/collections/x/points/query"
+            answers.append(
+                call(b"x" * 700, timeout=30)
+                if grpc_too
+                else edge.ask(path, method="POST", body=b"x" * 700).body
+            )
+        return answers
+
+    with edge.channel() as channel, concurrent.futures.ThreadPoolExecutor(clients) as pool:
+        call = channel.unary_unary(UPSERT)
+        loops = [pool.submit(post_without_end) for _ in range(clients)]
+        try:
+            for _ in range(3):
+                service.stop_while_it_answers(clients)
+                time.sleep(0.3)
+                service.start()
+        finally:
+            ended.set()
+        answers = [answer for loop in loops for answer in loop.result(30)]
+    assert set(answers) == {b"700" if grpc_too else b"ok"}
+    assert len(service.seen) == len(answers) >= 4 * clients
+
+
+def test_no_connection_is_kept_that_a_stopping_qdrant_would_wait_for(edge: Edge) -> None:
+    edge.ask("/collections")
+    assert edge.qdrant.last().headers["Connection"] == "close"
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "POST"])
+def test_what_was_sent_is_never_sent_again(edge: Edge, method: str) -> None:
+    before = len(edge.qdrant.seen)
+    answer = edge.ask("/break", method=method, body=b"" if method == "GET" else b"x")
+    assert answer.status == 502
+    assert len(edge.qdrant.seen) == before + 1
+
+
+def test_a_service_that_stays_away_is_not_waited_for_without_end(
+    render: stacks.Render, tmp_path: Path
+) -> None:
+    with running(render, tmp_path, NAME, held="1s") as edge:
+        edge.qdrant.stop()
+        edge.qdrant_grpc.stop()
+        assert edge.ask("/collections/x/points/query", method="POST", body=b"x").status == 502
+        with pytest.raises(grpc.RpcError, match="502"):
+            edge.call(10)
 
 
 # -- who is let through, and what is told of them --------------------------------------------
