@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import resource
 import secrets
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -69,6 +71,27 @@ def test_everything_is_there_after_a_restart(stand_in: StandIn, number: signal.S
     assert stand_in.stop(number) == (0 if number == signal.SIGTERM else -number)
     stand_in.start()
     assert state(spoken_to(stand_in)) == before
+
+
+def test_a_stop_answers_what_it_was_asked(stand_in: StandIn) -> None:
+    stand_in.start()
+    fill(spoken_to(stand_in))
+    body = json.dumps({"points": [{"id": 7, "vector": [1, 7]}]}).encode()
+    head = f"PUT /collections/kept/points?wait=true HTTP/1.1\r\napi-key: {KEY}\r\n"
+    head += f"Content-Length: {len(body)}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", stand_in.http_port), timeout=10) as asking:
+        asking.sendall(head.encode() + body[:10])
+        assert stand_in.process
+        stand_in.process.send_signal(signal.SIGTERM)
+        deadline = time.monotonic() + 10
+        with contextlib.suppress(ConnectionRefusedError):
+            while time.monotonic() < deadline:
+                socket.create_connection(("127.0.0.1", stand_in.http_port), timeout=1).close()
+                time.sleep(0.02)
+        assert stand_in.process.poll() is None
+        asking.sendall(body[10:])
+        assert b" 200 " in asking.recv(100).splitlines()[0]
+    assert stand_in.process.wait(10) == 0
 
 
 def test_it_says_what_it_is(stand_in: StandIn) -> None:

@@ -31,7 +31,7 @@ def main() -> int:
     threading.Thread(target=http_server.serve_forever, daemon=True).start()
     print(f"REST on {config.host}:{config.http_port}, gRPC on {config.grpc_port}", flush=True)
     stop.wait()
-    http_server.shutdown()
+    http_server.stop()
     if grpc_server:
         grpc_server.stop(grace=5).wait()
     service.store.close()

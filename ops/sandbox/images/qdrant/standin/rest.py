@@ -78,17 +78,24 @@ IN_THE_BACKGROUND = {
     "recover_from_snapshot",
     "upload_snapshot",
 }
+STOP_SECONDS = 10  # for those that it answers; the real server gives them 30
+SETTLE_SECONDS = 0.2
 FORBIDDEN_IN_NAMES = set('<>:"/\\|?*\0\x1f')
 
 
 class Handler(BaseHTTPRequestHandler):
     """One connection, kept alive. `service` is set by the server below."""
 
+    server: Server
     service: Service
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
 
     def handle_any(self) -> None:
+        with self.server.answering():
+            self._handle()
+
+    def _handle(self) -> None:
         started = time.monotonic()
         body = Body(self.rfile, int(self.headers.get("content-length") or 0))
         try:
@@ -269,3 +276,29 @@ class Server(ThreadingHTTPServer):
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         handler = type("BoundHandler", (Handler,), {"service": service})
         super().__init__((host, service.config.http_port), handler)
+        self._in_work = 0
+        self._idle = threading.Condition()
+
+    @contextlib.contextmanager
+    def answering(self) -> Iterator[None]:
+        """Around each request, so that a stop can wait for it."""
+        with self._idle:
+            self._in_work += 1
+        try:
+            yield
+        finally:
+            with self._idle:
+                self._in_work -= 1
+                self._idle.notify_all()
+
+    def stop(self) -> None:
+        """Take who has connected, listen no more, answer what was asked; like the real server."""
+        self.shutdown()
+        self.socket.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                self.process_request(*self.get_request())
+        self.socket.close()
+        time.sleep(SETTLE_SECONDS)  # what was taken last has not been read yet
+        with self._idle:
+            self._idle.wait_for(lambda: not self._in_work, STOP_SECONDS)
