@@ -16,7 +16,7 @@ from rich.table import Table
 from ops import deploy as deploying
 from ops import inventory
 from ops import sandbox as throw_away
-from ops.cli import backup, escrow, restore, snapshot
+from ops.cli import backup, escrow, migrate, restore, snapshot
 from ops.cli.common import Json, Yes, err, new_app, out, print_json, sure
 from ops.cli.place import Elsewhere, environment_of
 from ops.clients.edge import edge_ca, fingerprint
@@ -35,6 +35,7 @@ app.add_typer(backup.app, name="backup")
 app.add_typer(restore.app, name="restore")
 app.add_typer(snapshot.app, name="snapshot")
 app.add_typer(escrow.app, name="escrow")
+app.add_typer(migrate.app, name="migrate")
 app.add_typer(sandbox, name="sandbox")
 
 

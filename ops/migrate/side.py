@@ -14,11 +14,12 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from ops.errors import StackroomError
+from ops.settings import ACCESS_COLLECTION
 
 Json = dict[str, Any]
 PointId = int | str  # an unsigned number of 64 bits, or a UUID in lower case with hyphens
 # the tokens of developers: they belong to the server they were made for, and are never moved
-NEVER_MOVED = frozenset({"stackroom_access"})
+NEVER_MOVED = frozenset({ACCESS_COLLECTION})
 PAGE = 256  # points of a page, unless told
 
 

@@ -21,7 +21,7 @@ ALLOWED: dict[str, set[str]] = {
     "inventory": {"errors", "settings", "render"},
     "backup": {"errors", "settings", "clients"},
     "restore": {"errors", "settings", "clients", "backup"},
-    "migrate": {"errors", "settings", "clients", "backup"},
+    "migrate": {"errors", "settings", "clients", "backup", "restore"},
     "escrow": {"errors", "settings"},
     "sandbox": {"errors", "settings", "render", "clients", "escrow"},
     "deploy": {"errors", "settings", "render", "clients"},
@@ -29,7 +29,7 @@ ALLOWED: dict[str, set[str]] = {
     "health": {"errors", "settings", "render", "clients", "collections", "escrow"},
     "demo": {"errors", "settings", "render", "clients", "deploy", "health", "sandbox"},
     "cli": {"errors", "settings", "render", "clients", "collections", "inventory", "sandbox"}
-    | {"deploy", "health", "demo", "backup", "restore", "escrow"},
+    | {"deploy", "health", "demo", "backup", "restore", "escrow", "migrate"},
     "host": {"errors", "settings", "render", "collections", "pyinfra"},
     "deploy.py": {"settings", "render", "host", "pyinfra"},
 }

@@ -1,0 +1,341 @@
+"""`stackroom migrate`: points from one Qdrant to another, compared before anybody is led there.
+
+It runs on the operator's machine and moves into new collections only. What a run decided, and how
+far it is, lies in a folder below .stackroom/migrations. Keys of servers named by URL come from the
+variables STACKROOM_FROM_KEY and STACKROOM_TO_KEY. `cutover --undo` takes a switch back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
+
+from ops import inventory
+from ops.backup.source import Event, Tell, silent
+from ops.cli.common import Json, Yes, err, new_app, out, print_json, sure
+from ops.cli.place import Elsewhere
+from ops.errors import SettingsError
+from ops.migrate import cutover as switching
+from ops.migrate.load import WORKERS
+from ops.migrate.places import Place, opened, place
+from ops.migrate.plan import Plan, Wish, lines, make_plan
+from ops.migrate.run import Job, carry_out
+from ops.migrate.side import Side
+from ops.migrate.state import BASE, Migration, Store, find, known
+
+app = new_app("Moves collections from one Qdrant to another, and proves that nothing was lost.")
+
+From = Annotated[
+    str, typer.Option("--from", help="An environment, https://<host>:<port>, or a local folder.")
+]
+To = Annotated[
+    str, typer.Option("--to", help="The same, without folders. Empty: the environment of -e.")
+]
+Names = Annotated[
+    list[str] | None, typer.Option("--collection", help="Only this one; may be given again.")
+]
+NewName = Annotated[str, typer.Option("--as", help="The new collection's name.")]
+Aliases = Annotated[
+    list[str] | None, typer.Option("--alias", help="Lead this alias to it, at the cutover.")
+]
+ModeOption = Annotated[
+    Literal["auto", "stream", "snapshot", "reindex"],
+    typer.Option(help="stream: any versions. snapshot: the same or the next minor."),
+]
+Still = Annotated[
+    bool, typer.Option("--still", help="Nothing writes to the source: only count afterwards.")
+]
+Base = Annotated[Path, typer.Option("--state", help="Where migrations are remembered.")]
+Workers = Annotated[int, typer.Option(min=1, max=16, help="Batches under way at once.")]
+Id = Annotated[str, typer.Argument(help="The migration; empty: the newest.")]
+
+LINE_SECONDS = 10.0  # between lines of progress where there is no terminal
+
+
+@app.command()
+def plan(
+    context: typer.Context,
+    source: From,
+    to: To = "",
+    collection: Names = None,
+    new_name: NewName = "",
+    alias: Aliases = None,
+    mode: ModeOption = "auto",
+    still: Still = False,
+    json_output: Json = False,
+) -> None:
+    """Read both sides and say what would be moved, what would not, and what stands against it.
+
+    Touches nothing. Exit code 0: it can be done, 2: it cannot, and why.
+    """
+    ends = _ends(context, source, to)
+    wish = _wish(collection, new_name, alias, mode, still)
+    with opened(ends[0]) as one, opened(ends[1]) as other:
+        made = make_plan(one, other, ends, wish)
+    _show_plan(made, json_output=json_output)
+    raise typer.Exit(2 if made.refusals else 0)
+
+
+@app.command()
+def run(
+    context: typer.Context,
+    source: From,
+    to: To = "",
+    collection: Names = None,
+    new_name: NewName = "",
+    alias: Aliases = None,
+    mode: ModeOption = "auto",
+    still: Still = False,
+    workers: Workers = WORKERS,
+    state: Base = BASE,
+    yes: Yes = False,
+    json_output: Json = False,
+) -> None:
+    """Plan, ask, and move: into new collections, never over one that is there.
+
+    Killed at any point, `migrate resume` goes on. No alias moves before `migrate cutover`.
+    """
+    ends = _ends(context, source, to)
+    wish = _wish(collection, new_name, alias, mode, still)
+    with opened(ends[0]) as one, opened(ends[1]) as other:
+        made = make_plan(one, other, ends, wish)
+        if not json_output:
+            _show_plan(made, json_output=False)
+        migration = made.migration()
+        sure(f"Move {len(migration.moves)} collections to {made.destination}?", yes=yes)
+        store = Store(state / migration.id)
+        store.create(migration)
+        _carry_out(one, other, store, migration, workers, json_output=json_output)
+
+
+@app.command()
+def resume(
+    migration_id: Id = "",
+    workers: Workers = WORKERS,
+    state: Base = BASE,
+    json_output: Json = False,
+) -> None:
+    """Go on with a run that was killed, lost its network or was refused: from where it was."""
+    store = find(state, migration_id)
+    migration = store.load()
+    ends = _remembered(migration)
+    with opened(ends[0]) as one, opened(ends[1]) as other:
+        _carry_out(one, other, store, migration, workers, json_output=json_output)
+
+
+@app.command()
+def cutover(
+    migration_id: Id = "",
+    undo: Annotated[bool, typer.Option("--undo", help="Lead every alias back.")] = False,
+    confirm: Annotated[
+        bool, typer.Option("--confirm", help="It is right: there will be no undo.")
+    ] = False,
+    drop_old: Annotated[
+        bool, typer.Option("--drop-old", help="With --confirm: delete what they led to before.")
+    ] = False,
+    state: Base = BASE,
+    yes: Yes = False,
+    json_output: Json = False,
+) -> None:
+    """Lead the aliases to the new collections, all at one moment. Pause what writes first.
+
+    It moves the last differences, waits for the index and switches. The old collections stay.
+    Undo: migrate cutover --undo, until --confirm.
+    """
+    if (undo and confirm) or (drop_old and not confirm):
+        raise SettingsError("--undo and --confirm are two things; --drop-old goes with --confirm")
+    store = find(state, migration_id)
+    migration = store.load()
+    ends = _remembered(migration)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(store.held("cutover"))
+        migration = store.load()
+        target = stack.enter_context(opened(ends[1]))
+        if undo or confirm:
+            job = Job(target, target, store, migration)
+            says = _undo(job, yes) if undo else _confirm(job, yes, drop_old=drop_old)
+        else:
+            job = Job(stack.enter_context(opened(ends[0])), target, store, migration)
+            led = ", ".join(each.alias for each in migration.switches) or "no alias"
+            sure(f"Does nothing write to {migration.source} now? It leads {led}.", yes=yes)
+            with _watched(quiet=json_output) as job.tell:
+                switching.cut_over(job)
+            says = f"cut over: {led}; back: stackroom migrate cutover {migration.id} --undo"
+    if json_output:
+        print_json(_document(store, migration))
+    else:
+        out.print(says, markup=False)
+
+
+@app.command()
+def status(migration_id: Id = "", state: Base = BASE, json_output: Json = False) -> None:
+    """What is known of a migration, or of all of them, newest first. Asks no server."""
+    stores = [find(state, migration_id)] if migration_id else known(state)[::-1]
+    found = [(store, store.load()) for store in stores]
+    if json_output:
+        documents = [_document(store, migration) for store, migration in found]
+        return print_json({"schema_version": 1, "migrations": documents})
+    if not found:
+        return out.print(f"no migration in {state}", markup=False)
+    for store, migration in found:
+        out.print(
+            f"{migration.id}  {migration.phase}  {migration.source} to {migration.destination}",
+            markup=False,
+        )
+        for number, move in enumerate(migration.moves):
+            moved = store.checkpoint(number).moved
+            left = "" if move.left is None else f", {move.left} differed in pass {move.passes}"
+            words = f"  {move.name} as {move.target}: {move.step}, {moved} of {move.points} points"
+            out.print(words + left, markup=False)
+    return None
+
+
+def _ends(context: typer.Context, source: str, to: str) -> tuple[Place, Place]:
+    elsewhere: Elsewhere = context.obj
+    to = to or elsewhere.environment
+    if not to:
+        raise SettingsError("where to?", "--to <environment, or https://<host>:<port>>")
+    return place("from", source, elsewhere.inventory), place("to", to, elsewhere.inventory)
+
+
+def _remembered(migration: Migration) -> tuple[Place, Place]:
+    return (
+        place("from", migration.source, inventory.INVENTORY),
+        place("to", migration.destination, inventory.INVENTORY),
+    )
+
+
+def _wish(
+    names: list[str] | None,
+    new_name: str,
+    aliases: list[str] | None,
+    mode: Literal["auto", "stream", "snapshot", "reindex"],
+    still: bool,
+) -> Wish:
+    return Wish(tuple(names or ()), new_name, tuple(aliases or ()), mode, live=not still)
+
+
+def _show_plan(made: Plan, *, json_output: bool) -> None:
+    if json_output:
+        print_json(made.to_json())
+    else:
+        out.print("\n".join(lines(made)), markup=False)
+
+
+def _carry_out(
+    source: Side,
+    target: Side,
+    store: Store,
+    migration: Migration,
+    workers: int,
+    *,
+    json_output: bool,
+) -> None:
+    with store.held("migrate"), _watched(quiet=json_output) as tell:
+        migration = store.load()  # as it is now that nobody else is at it
+        carry_out(Job(source, target, store, migration, tell=tell, workers=workers))
+    if json_output:
+        print_json(_document(store, migration))
+        return
+    points = sum(store.checkpoint(number).moved for number in range(len(migration.moves)))
+    moved = f"{points} points moved; " if points else ""
+    out.print(f"ready: {moved}stackroom migrate cutover {migration.id}", markup=False)
+
+
+def _undo(job: Job, yes: bool) -> str:
+    sure("Lead the aliases back? What was written to the new collections stays there.", yes=yes)
+    switching.undo(job)
+    return "undone: every alias leads to where it led before"
+
+
+def _confirm(job: Job, yes: bool, *, drop_old: bool) -> str:
+    old = switching.old_collections(job) if drop_old else []
+    extra = f" and delete {', '.join(old)} on {job.target.name}" if old else ""
+    sure(f"Confirm{extra}? There is no undo behind it.", yes=yes)
+    gone = switching.confirm(job, drop_old=drop_old)
+    return f"confirmed{'; deleted ' + ', '.join(gone) if gone else ''}"
+
+
+def _document(store: Store, migration: Migration) -> dict[str, object]:
+    document = migration.model_dump(mode="json", exclude={"schema_version"})
+    for number, move in enumerate(document["moves"]):
+        move["moved"] = store.checkpoint(number).moved
+    return {"schema_version": 1, "folder": str(store.folder)} | document
+
+
+@dataclass
+class _Pace:
+    """Points or bytes a second since a step began, and what that leaves."""
+
+    step: str = ""
+    begun: float = 0.0
+    first: int = 0
+
+    def words(self, event: Event) -> str:
+        now, step = time.monotonic(), f"{event.step} {event.item}"
+        if step != self.step:
+            self.step, self.begun, self.first = step, now, event.done
+        seconds, done = now - self.begun, event.done - self.first
+        if not event.total or not done or seconds < 0.2:
+            return ""
+        rate = done / seconds
+        left = (event.total - event.done) / rate
+        unit = "B" if event.step in ("download", "upload") else "points"
+        return f"{event.done} of {event.total}, {rate:.0f} {unit}/s, {left:.0f} s left"
+
+
+@contextlib.contextmanager
+def _watched(*, quiet: bool) -> Iterator[Tell]:
+    """What to hand to a run as its `tell`: a bar on a terminal, lines elsewhere, or nothing."""
+    if quiet:
+        yield silent
+    elif err.is_terminal:
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[pace]}", markup=False),
+        )
+        with Progress(*columns, console=err, transient=True) as progress:
+            yield _bar(progress, progress.add_task("", total=None, pace=""))
+    else:
+        yield _lines()
+
+
+def _bar(progress: Progress, task: TaskID) -> Callable[[Event], None]:
+    pace = _Pace()
+
+    def tell(event: Event) -> None:
+        words = pace.words(event)
+        progress.update(
+            task,
+            description=f"{event.step} {event.item}",
+            completed=event.done,
+            total=event.total or None,
+            pace=words,
+        )
+
+    return tell
+
+
+def _lines() -> Callable[[Event], None]:
+    pace = _Pace()
+    said = 0.0
+
+    def tell(event: Event) -> None:
+        nonlocal said
+        fresh = pace.step != f"{event.step} {event.item}"
+        words = pace.words(event)
+        if fresh or time.monotonic() - said >= LINE_SECONDS:
+            said = time.monotonic()
+            with contextlib.suppress(OSError, ValueError):  # nobody reads any more: go on
+                err.print(f"  {event.step} {event.item}  {words}".rstrip(), markup=False)
+
+    return tell

@@ -1,0 +1,106 @@
+"""The switch from the old collection to the new one, its undo, and the end of both.
+
+Decision: programs follow an alias, so one request moves them all. Cost: writes must pause for the
+last pass, moments where little changed. Undo: one command, as long as it was not confirmed; what
+was written to the new collection meanwhile stays there and does not come back with it.
+"""
+
+from __future__ import annotations
+
+from ops.backup.source import Event
+from ops.migrate import target as making
+from ops.migrate.run import GREEN_SECONDS, Job, catch_up
+from ops.migrate.server import path_of
+from ops.migrate.side import MigrationError
+
+LAST_PASSES = 5
+
+
+def cut_over(job: Job) -> None:
+    """Catch up to the last point, wait for the index, lead the aliases to the new collections.
+
+    The source must not be written to meanwhile: raises MigrationError where it still is. May be
+    done again after a crash.
+    """
+    migration = job.migration
+    if migration.phase != "ready":
+        raise MigrationError(
+            f"migration {migration.id} is {migration.phase}, not ready",
+            "" if migration.phase == "confirmed" else f"stackroom migrate resume {migration.id}",
+        )
+    for number, move in enumerate(migration.moves):
+        info = job.source.info(move.name)
+        for _ in range(LAST_PASSES):
+            move.left = catch_up(job, number, move, info)
+            move.passes += 1
+            if not move.left:
+                break
+        job.note()
+        if move.left:
+            raise MigrationError(
+                f"{move.name} is still written to: {move.left} points differed in the last pass",
+                f"pause what writes to it; then stackroom migrate cutover {migration.id}",
+            )
+    for move in migration.moves:
+        making.wait_until_green(
+            job.target,
+            move.target,
+            seconds=GREEN_SECONDS,
+            tell=lambda status, name=move.target: job.tell(  # type: ignore[misc]
+                Event("index", f"{name} is {status}")
+            ),
+        )
+    there = job.target.aliases()
+    for switch in migration.switches:
+        # after a crash it may be led already: then what was noted before is what was before
+        if there.get(switch.alias) != switch.target:
+            switch.led_to = there.get(switch.alias, "")
+    job.note()
+    making.point_aliases(job.target, migration.switches)
+    migration.phase = "cut over"
+    job.note()
+
+
+def undo(job: Job) -> None:
+    """Lead every alias back. Raises MigrationError where one was led elsewhere since, or where
+    what it led to is gone: then none is touched."""
+    migration = job.migration
+    if migration.phase != "cut over":
+        raise MigrationError(f"migration {migration.id} is {migration.phase}: nothing to undo")
+    there, collections = job.target.aliases(), set(job.target.collections())
+    for switch in migration.switches:
+        now = there.get(switch.alias, "")
+        if now not in (switch.target, switch.led_to):
+            raise MigrationError(
+                f"the alias {switch.alias} leads to {now or 'nothing'} by now, not {switch.target}",
+                "lead it by hand",
+            )
+        if switch.led_to and switch.led_to not in collections:
+            raise MigrationError(f"{switch.led_to}, where {switch.alias} led to, is gone")
+    making.point_aliases(job.target, migration.switches, back=True)
+    migration.phase = "undone"
+    job.note()
+
+
+def old_collections(job: Job) -> list[str]:
+    """What the aliases led to before, and no alias leads to now."""
+    led = set(job.target.aliases().values()) | {move.target for move in job.migration.moves}
+    before = {switch.led_to for switch in job.migration.switches if switch.led_to}
+    return sorted((before - led) & set(job.target.collections()))
+
+
+def confirm(job: Job, *, drop_old: bool) -> list[str]:
+    """End the time for an undo; with `drop_old` delete the old collections of the target, whose
+    names are returned. The source is never touched. Raises MigrationError before a cutover."""
+    migration = job.migration
+    if migration.phase not in ("cut over", "confirmed"):
+        raise MigrationError(
+            f"migration {migration.id} is {migration.phase}: there is nothing to confirm",
+            f"stackroom migrate cutover {migration.id}",
+        )
+    old = old_collections(job) if drop_old else []
+    migration.phase = "confirmed"
+    job.note()
+    for name in old:
+        job.target.request("DELETE", path_of(name))
+    return old
