@@ -143,7 +143,8 @@ def order_by(given: Any) -> edge.OrderBy | None:
 def shard_config(vectors: Any) -> edge.EdgeConfig:
     """Of the vectors of a new collection. Index and quantization are shown, never built."""
     if not vectors:
-        raise lacking("collection without a dense vector")
+        # the engine wants one at least; nobody can write or see this one
+        return edge.EdgeConfig(sparse_vectors={"unused": edge.EdgeSparseVectorParams()})
     if isinstance(vectors, dict):
         return edge.EdgeConfig(vectors={name: _vector_params(v) for name, v in vectors.items()})
     return edge.EdgeConfig(vectors=_vector_params(vectors))
