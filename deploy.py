@@ -12,6 +12,8 @@ from ops.host.backup import backup
 from ops.host.base import base
 from ops.host.collections import collections
 from ops.host.docker import docker
+from ops.host.grants import grants
+from ops.host.people import people
 from ops.host.preflight import preflight
 from ops.host.stack import stack
 from ops.render.backup import render_backups
@@ -32,7 +34,9 @@ backups = render_backups(environment)
 # From here on the host is changed. The firewall comes before Docker: nothing is ever open.
 base(settings=settings)
 access(settings=settings, force=bool(host.data.get("force_lockout")))
+people(settings=settings)
 docker(settings=settings, report=report)
 stack(wanted=wanted, pinned=pinned_images(settings), archive=Path(archive) if archive else None)
 collections(settings=settings)
+grants(settings=settings)
 backup(wanted=backups, report=report)

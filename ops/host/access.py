@@ -14,8 +14,9 @@ from typing import Any
 from pyinfra import host
 from pyinfra.api import FunctionCommand, OperationError, StringCommand, deploy, operation
 
+from ops.host.cuts import cut, lost, remember
 from ops.host.facts import FileTexts, Lines
-from ops.host.firewall import FirewallState, changes, difference, in_force
+from ops.host.firewall import Firewall, FirewallState, changes, difference, in_force
 from ops.host.operations import Commands, differing, show_diff, unit, upload
 from ops.render.files import RenderedFile
 from ops.render.firewall import Family, container_block, with_block
@@ -42,13 +43,32 @@ def shut_out_all_but_listed(settings: Settings, ssh_port: int, force: bool) -> C
     changed = differing([*ssh_files(settings), *_rules_files(settings)])
     live = host.get_fact(FirewallState)
     right = in_force(live, settings, ssh_port) and not any(difference(live, settings, ssh_port))
-    if right and not changed and not live.unconfirmed:
+    right = right and not changed and not live.unconfirmed
+    if right and not live.uncut:
         host.noop("the firewall and sshd are as the inventory says")
         return
+    source = _own_source()
     if not force:
-        _refuse_lockout(settings)
+        _refuse_lockout(settings, source)
+    losing = lost(live, settings, ssh_port, source)
+    if not right:
+        yield from _change_under_guard(live, changed, losing, settings, ssh_port)
+    # last: a change that is undone must have cut nobody off
+    if losing or live.uncut:
+        yield cut(losing)
+
+
+def _change_under_guard(
+    live: Firewall,
+    changed: list[RenderedFile],
+    losing: list[str],
+    settings: Settings,
+    ssh_port: int,
+) -> Commands:
     show_diff(changed)
     yield f"{GUARD} arm {settings.firewall.rollback_seconds}"
+    if losing:
+        yield remember(losing)
     for file in changed:
         if file.path == SSH_DROP_IN:
             yield _while_armed(_validated_by_sshd(file))
@@ -74,9 +94,11 @@ def _rules_files(settings: Settings) -> list[RenderedFile]:
 
 def _validated_by_sshd(file: RenderedFile) -> StringCommand:
     """Fails, with sshd's own message, where sshd would not start with this drop-in."""
+    # included, as on the host: the block at its end must not swallow what follows
     script = (
-        "set -e; t=$(mktemp); trap 'rm -f $t' EXIT; mkdir -p /run/sshd;"
-        " cat - /etc/ssh/sshd_config >$t; sshd -t -f $t"
+        "set -e; t=$(mktemp -d); trap 'rm -rf $t' EXIT; mkdir -p /run/sshd; cat >$t/drop-in;"
+        ' { echo "Include $t/drop-in"; cat /etc/ssh/sshd_config; } >$t/config;'
+        " sshd -t -f $t/config"
     )
     return StringCommand(f"sh -c {shlex.quote(script)}", _stdin=file.content)
 
@@ -89,14 +111,18 @@ def _while_armed(command: str | StringCommand) -> StringCommand:
     return StringCommand(f"{armed} || {undone};", command, **arguments)
 
 
-def _refuse_lockout(settings: Settings) -> None:
-    """Raises OperationError when the address this connection comes from is not listed."""
+def _own_source() -> str:
+    """The address this connection comes from; empty where it is none of SSH's."""
     found = host.get_fact(Lines, script="echo ${SSH_CONNECTION:-}", _sudo=False)
-    source = found[0].split(" ")[0] if found and found[0] else ""
+    return found[0].split(" ")[0] if found and found[0] else ""
+
+
+def _refuse_lockout(settings: Settings, source: str) -> None:
+    """Raises OperationError when the address this connection comes from is not listed."""
     if not source or settings.ssh.open_to_world:
         return
     address = ipaddress.ip_address(source)
-    if any(address in ipaddress.ip_network(listed) for listed in settings.addresses()):
+    if any(address in ipaddress.ip_network(listed) for listed in settings.ssh_addresses()):
         return
     raise OperationError(
         f"you come from {source}, which is listed neither for an operator nor for a developer:"

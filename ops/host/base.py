@@ -13,10 +13,13 @@ from ops.settings import Settings
 
 PACKAGES = [
     "ca-certificates",
+    "conntrack",
     "curl",
     "gnupg",
+    "iproute2",
     "iptables",
     "logrotate",
+    "procps",
     "python3",
     "sudo",
     "ufw",

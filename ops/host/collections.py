@@ -30,7 +30,7 @@ def create(settings: Settings) -> Commands:
     """Send what is missing to the Qdrant of this host; report what differs."""
     reads = declared_collections.reads(settings.collections)
     # a host without the stack has no Qdrant to ask: everything is missing there
-    answers = host.get_fact(Json, script=f"{_relay(reads)} 2>/dev/null || true")
+    answers = host.get_fact(Json, script=f"{relayed(reads)} 2>/dev/null || true")
     live = LiveState.of(answers) if answers else LiveState({}, {})
     plan = declared_collections.plan(settings.collections, live)
     for difference in plan.differences:
@@ -38,11 +38,11 @@ def create(settings: Settings) -> Commands:
     if not plan.requests:
         host.noop("the declared collections exist")
         return
-    yield f"{_relay(plan.requests)} >/dev/null"
+    yield f"{relayed(plan.requests)} >/dev/null"
 
 
-def _relay(requests: list[Request]) -> str:
-    """The command that sends the requests from the host itself."""
+def relayed(requests: list[Request]) -> str:
+    """The command that sends the requests from the host itself and prints the answers."""
     task = json.dumps([[request.method, request.path, request.body] for request in requests])
     script = RELAY.read_text(encoding="utf-8")
     return f"python3 -c {shlex.quote(script)} {shlex.quote(task)}"

@@ -29,6 +29,8 @@ _STORED = (
     'DEFAULT_FORWARD_POLICY="DROP"',
     "MANAGE_BUILTINS=no",
 )
+# what is still to be cut, kept until it is: a deploy may break off between the rules and the cut
+UNCUT = "/var/lib/stackroom/uncut"
 HOST_CHAINS: dict[Family, str] = {"v4": "ufw-user-input", "v6": "ufw6-user-input"}
 
 
@@ -37,7 +39,8 @@ class Firewall:
     """What is in force: UFW's word, INPUT's policies, stored rules, and live rules by chain.
 
     `unconfirmed`: a change is armed to undo itself. `stored`: UFW's own defaults for the next boot
-    shut the host and leave Docker's chains alone.
+    shut the host and leave Docker's chains alone. `uncut`: sources, "198.51.100.7/32 22", that lost
+    their access and may still have connections.
     """
 
     active: bool
@@ -47,6 +50,7 @@ class Firewall:
     policies: tuple[str, ...]
     added: tuple[str, ...]
     chains: dict[str, tuple[str, ...]]
+    uncut: tuple[str, ...] = ()
 
 
 class FirewallState(FactBase[Firewall]):
@@ -57,7 +61,10 @@ class FirewallState(FactBase[Firewall]):
         return Firewall(False, True, False, False, (), (), {})
 
     def command(self) -> str:
-        script = ["command -v ufw >/dev/null || exit 0"]
+        script = [
+            f"sed 's/^/uncut=/' {UNCUT} 2>/dev/null",
+            "command -v ufw >/dev/null || exit 0",
+        ]
         for family, tool in TOOLS.items():
             for chain in (HOST_CHAINS[family], "DOCKER-USER", CONTAINER_CHAIN, "FORWARD"):
                 key = f"{family} {chain}"
@@ -87,6 +94,7 @@ class FirewallState(FactBase[Firewall]):
             policies=tuple(found["policy"]),
             added=tuple(found["added"]),
             chains={key: tuple(rules) for key, rules in found.items() if " " in key},
+            uncut=tuple(found["uncut"]),
         )
 
 

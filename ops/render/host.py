@@ -7,6 +7,7 @@ from typing import Any
 
 from ops.render.files import RenderedFile, render
 from ops.render.firewall import CONTAINER_CHAIN
+from ops.render.people import GROUP, KEYS_FOLDER, tunnel_ports
 from ops.settings import Settings
 
 SSH_DROP_IN = "/etc/ssh/sshd_config.d/10-stackroom.conf"
@@ -57,10 +58,17 @@ def base_files(settings: Settings, login: str = "root") -> list[RenderedFile]:
 
 
 def ssh_files(settings: Settings) -> list[RenderedFile]:
-    """The files that decide who logs in; changed under the guard only."""
+    """The files that decide which operators log in; changed under the guard only."""
     keys = [key for person in settings.operators.values() for key in person.keys]
+    drop_in = render(
+        "host/sshd.conf.j2",
+        root_login=settings.ssh.root_login,
+        group=GROUP,
+        keys_folder=KEYS_FOLDER,
+        tunnels=[f"127.0.0.1:{port}" for port in tunnel_ports(settings)],
+    )
     return [
-        RenderedFile(SSH_DROP_IN, render("host/sshd.conf.j2", root_login=settings.ssh.root_login)),
+        RenderedFile(SSH_DROP_IN, drop_in),
         # root's, so that the account cannot add keys to itself; sshd reads it as root
         RenderedFile(authorized_keys_path(settings), render("host/authorized_keys.j2", keys=keys)),
     ]

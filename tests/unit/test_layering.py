@@ -18,6 +18,7 @@ ALLOWED: dict[str, set[str]] = {
     "render": {"errors", "settings"},
     "clients": {"errors", "settings"},
     "collections": {"errors", "settings", "clients"},
+    "grants": {"errors", "settings", "collections"},
     "inventory": {"errors", "settings", "render"},
     "backup": {"errors", "settings", "clients"},
     "restore": {"errors", "settings", "clients", "backup"},
@@ -26,11 +27,11 @@ ALLOWED: dict[str, set[str]] = {
     "sandbox": {"errors", "settings", "render", "clients", "escrow"},
     "deploy": {"errors", "settings", "render", "clients"},
     "developers": {"errors", "settings", "render", "clients", "deploy"},
-    "health": {"errors", "settings", "render", "clients", "collections", "escrow"},
+    "health": {"errors", "settings", "render", "clients", "collections", "escrow", "developers"},
     "demo": {"errors", "settings", "render", "clients", "deploy", "health", "sandbox"},
     "cli": {"errors", "settings", "render", "clients", "collections", "inventory", "sandbox"}
     | {"deploy", "health", "demo", "backup", "restore", "escrow", "migrate"},
-    "host": {"errors", "settings", "render", "collections", "pyinfra"},
+    "host": {"errors", "settings", "render", "collections", "grants", "pyinfra"},
     "deploy.py": {"settings", "render", "host", "pyinfra"},
 }
 SOURCES = [*(ROOT / "ops").rglob("*.py"), ROOT / "deploy.py"]

@@ -1,0 +1,33 @@
+"""Who gets in, and nothing else: the part of deploy.py that a change of people needs. By hand:
+
+pyinfra inventory/<environment>/hosts.py ops/host/onboard.py
+"""
+
+from pathlib import Path
+
+from pyinfra import config, host
+from pyinfra.api.exceptions import DeployError
+
+from ops.host.access import access
+from ops.host.facts import Lines
+from ops.host.grants import grants
+from ops.host.operations import packages
+from ops.host.people import people
+from ops.render.host import GUARD
+from ops.render.stack import STACK_DIR
+from ops.settings import load_environment
+
+config.REQUIRE_PYINFRA_VERSION = "==3.10.0"
+
+environment = load_environment(Path(host.data.environment))
+settings = environment.settings
+
+# Looks only. No change yet.
+if not host.get_fact(Lines, script=f"[ -x {GUARD} ] && [ -d {STACK_DIR} ] && echo yes || true"):
+    raise DeployError("nothing is deployed on this machine yet: deploy it first")
+
+# From here on the host is changed. Addresses first: who is removed is shut out at once.
+packages(name="packages", names=["conntrack"])  # machines deployed before have none
+access(settings=settings, force=bool(host.data.get("force_lockout")))
+people(settings=settings)
+grants(settings=settings)

@@ -1,0 +1,152 @@
+"""Which tokens are in force, against what Qdrant answers; the server's part is in contract."""
+
+from __future__ import annotations
+
+from datetime import date
+from typing import Any
+
+import pytest
+
+from ops.errors import ServiceError
+from ops.grants import plan, reads, tokens, wanted
+from ops.settings import Settings
+
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f anna"
+SECRETS = dict.fromkeys(("qdrant_api_key", "api_token", "restic_password"), "k" * 32)
+LIVE, RETIRING, EVES, LOST = (f"00000000-0000-4000-8000-00000000000{number}" for number in "1234")
+PATH = "/collections/stackroom_access"
+SCROLL = f"{PATH}/points/scroll"
+ABSENT = {"status": {"error": "Not found: Collection `stackroom_access` doesn't exist!"}}
+
+
+def settings_of(**developers: dict[str, Any]) -> Settings:
+    people = {
+        name: {"addresses": [f"198.51.100.{at}"], "collections": ["a"], "expires": date(2990, 1, 1)}
+        | more
+        for at, (name, more) in enumerate(developers.items())
+    }
+    return Settings.model_validate(
+        {
+            "operators": {"anna": {"addresses": ["203.0.113.20"], "keys": [KEY]}},
+            "collections": {"a": {"vector": {"size": 4}}},
+            "developers": people,
+            "secrets": SECRETS,
+        }
+    )
+
+
+def answers(points: dict[Any, dict[str, Any]], indexed: bool = True) -> dict[str, Any]:
+    rows = [{"id": key, "payload": payload} for key, payload in points.items()]
+    schema = {"token": {"data_type": "keyword"}} if indexed else {}
+    return {
+        PATH: {"result": {"status": "green", "payload_schema": schema}},
+        SCROLL: {"result": {"points": rows, "next_page_offset": None}},
+    }
+
+
+def point(token: str, name: str) -> dict[str, Any]:
+    return {"token": token, "developer": name}
+
+
+MISSING = {PATH: ABSENT, SCROLL: ABSENT}
+TWO = settings_of(bob={"token": LIVE, "retiring": RETIRING}, eve={"token": EVES})
+AS_WANTED = {
+    LIVE: point(LIVE, "bob"),
+    RETIRING: point(RETIRING, "bob"),
+    EVES: point(EVES, "eve"),
+}
+
+
+def sent(settings: Settings, given: dict[str, Any]) -> list[tuple[str, str, Any]]:
+    return [(request.method, request.path, request.body) for request in plan(settings, given)]
+
+
+def test_the_questions_change_nothing() -> None:
+    assert [(request.method, request.path) for request in reads()] == [
+        ("GET", PATH),
+        ("POST", SCROLL),
+    ]
+
+
+def test_the_wanted_tokens_are_those_of_whoever_has_not_expired() -> None:
+    settings = settings_of(
+        bob={"token": LIVE, "retiring": RETIRING},
+        eve={"token": EVES, "expires": date(2020, 1, 1)},
+        carl={"collections": []},
+    )
+    assert wanted(settings) == {LIVE: "bob", RETIRING: "bob"}
+
+
+@pytest.mark.parametrize("given", [MISSING, {}])
+def test_where_there_is_no_list_it_is_made(given: dict[str, Any]) -> None:
+    """`{}` is a host whose stack is not there yet: its plan must not fail."""
+    made = sent(settings_of(bob={"token": LIVE}), given)
+    assert made == [
+        ("PUT", PATH, {"vectors": {}}),
+        ("PUT", f"{PATH}/index?wait=true", {"field_name": "token", "field_schema": "keyword"}),
+        (
+            "PUT",
+            f"{PATH}/points?wait=true",
+            {"points": [{"id": LIVE, "vector": {}, "payload": point(LIVE, "bob")}]},
+        ),
+    ]
+    assert sent(settings_of(), given) == []
+
+
+def test_what_is_as_wanted_is_left_alone() -> None:
+    assert sent(TWO, answers(AS_WANTED)) == []
+    assert sent(settings_of(), answers({})) == []
+
+
+def test_what_is_not_wanted_is_revoked_at_once_and_first() -> None:
+    given = answers({EVES: point(EVES, "eve"), LOST: point(LOST, "mallory"), 7: {}})
+    first, second = sent(TWO, given)
+    assert first == ("POST", f"{PATH}/points/delete?wait=true", {"points": [LOST, 7]})
+    assert second[:2] == ("PUT", f"{PATH}/points?wait=true")
+    assert [row["id"] for row in second[2]["points"]] == [LIVE, RETIRING]
+    assert plan(TWO, given)[0].says == "revoke 2 tokens of mallory, nobody"
+
+
+def test_the_last_token_goes_and_the_list_stays() -> None:
+    assert sent(settings_of(), answers({LIVE: point(LIVE, "bob")})) == [
+        ("POST", f"{PATH}/points/delete?wait=true", {"points": [LIVE]})
+    ]
+
+
+@pytest.mark.parametrize(
+    "payload",
+    # Qdrant looks at the payload, never at the id: a revoked token could hide under a live id
+    [point(LOST, "bob"), point(LIVE, "eve"), {"developer": "bob"}, point(LIVE, "bob") | {"x": 1}],
+)
+def test_a_point_that_says_something_else_is_written_anew(payload: dict[str, Any]) -> None:
+    (request,) = plan(settings_of(bob={"token": LIVE}), answers({LIVE: payload}))
+    assert request.method == "PUT"
+    assert request.body == {"points": [{"id": LIVE, "vector": {}, "payload": point(LIVE, "bob")}]}
+
+
+def test_a_lost_index_is_made_again() -> None:
+    (request,) = plan(TWO, answers(AS_WANTED, indexed=False))
+    assert request.path == f"{PATH}/index?wait=true"
+
+
+def test_the_tokens_in_force_are_those_that_qdrant_would_find() -> None:
+    given = answers({LIVE: point(LOST, "bob"), 7: {"token": EVES}, 8: {"token": 5}, 9: {}})
+    assert tokens(given) == {LOST: "bob", EVES: ""}
+    assert tokens(MISSING) == {}
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [None, {"status": {"error": "Forbidden: Global access is required"}}, {"status": "error"}],
+)
+def test_an_answer_that_is_none(answer: Any) -> None:
+    for path in (PATH, SCROLL):
+        with pytest.raises(ServiceError, match=f"Qdrant did not answer {path}: "):
+            plan(TWO, answers(AS_WANTED) | {path: answer})
+
+
+def test_more_points_than_tokens_can_be() -> None:
+    given = answers(AS_WANTED)
+    given[SCROLL]["result"]["next_page_offset"] = LOST
+    with pytest.raises(ServiceError, match="more than 10000 points"):
+        plan(TWO, given)
