@@ -2,7 +2,8 @@
 
 from ops.deploy.lock import lock_holder
 from ops.deploy.plan import Plan, make_plan
+from ops.deploy.pyinfra import Part
 from ops.deploy.record import history
 from ops.deploy.run import carry_out
 
-__all__ = ["Plan", "carry_out", "history", "lock_holder", "make_plan"]
+__all__ = ["Part", "Plan", "carry_out", "history", "lock_holder", "make_plan"]

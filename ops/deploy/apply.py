@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from ops.deploy.pyinfra import failure, run_pyinfra
+from ops.deploy.pyinfra import Part, failure, run_pyinfra
 from ops.settings import Environment
 
 _STARTED = re.compile(r"^--> Starting operation: (?P<name>.+?)\s*$")
@@ -19,12 +19,14 @@ _ENDED = re.compile(
 def apply(
     environment: Environment,
     *,
+    part: Part = "all",
     images: Path | None = None,
     force_lockout: bool = False,
     on_step: Callable[[str, str], None] = lambda name, result: None,
 ) -> list[str]:
     """Change the machine; returns the steps that changed something.
 
+    `part` is how much of it: "people" is only who gets in, on a machine that was deployed before.
     `images` is an archive of `docker save` for a machine that cannot pull. `on_step(name, result)`
     is called at the start ("") and the end ("Success", "No changes", "Error") of each step.
     Raises DeployError with the failing step's last lines, UnreachableError without a login.
@@ -47,7 +49,7 @@ def apply(
         data["images_archive"] = str(images.resolve())
     if force_lockout:
         data["force_lockout"] = "1"
-    finished = run_pyinfra(environment, "-y", data=data, on_line=follow)
+    finished = run_pyinfra(environment, "-y", part=part, data=data, on_line=follow)
     if finished.returncode != 0:
         raise failure(environment, finished)
     return changed

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from ops.deploy.pyinfra import failure, run_pyinfra
+from ops.deploy.pyinfra import Part, failure, run_pyinfra
 from ops.errors import DeployError
 from ops.settings import Environment
 
@@ -33,14 +33,20 @@ class Plan:
         }
 
 
-def make_plan(environment: Environment, *, diff: bool = False, force_lockout: bool = False) -> Plan:
-    """Compare the machine with the inventory.
+def make_plan(
+    environment: Environment,
+    *,
+    part: Part = "all",
+    diff: bool = False,
+    force_lockout: bool = False,
+) -> Plan:
+    """Compare the machine with the inventory, or just who gets in (`part` "people").
 
     Raises UnreachableError without a login, DeployError where preflight or a template fails.
     """
     options = ["--dry", "--json", *(["--diff"] if diff else [])]
     data = {"force_lockout": "1"} if force_lockout else {}
-    finished = run_pyinfra(environment, *options, data=data)
+    finished = run_pyinfra(environment, *options, part=part, data=data)
     if finished.returncode != 0:
         raise failure(environment, finished)
     try:

@@ -12,10 +12,15 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from ops.errors import DeployError, UnreachableError
 from ops.render.files import ROOT
 from ops.settings import Environment
+
+# everything, or only who gets in: what a change of people needs
+Part = Literal["all", "people"]
+SCRIPTS: dict[Part, str] = {"all": "deploy.py", "people": "ops/host/onboard.py"}
 
 # the last line of a traceback, or pyinfra's own summary of it
 _RAISED = re.compile(
@@ -47,14 +52,15 @@ class Finished:
 def run_pyinfra(
     environment: Environment,
     *options: str,
+    part: Part = "all",
     data: Mapping[str, str] | None = None,
     on_line: Callable[[str], None] = lambda line: None,
 ) -> Finished:
-    """Run deploy.py on the environment's machine; `on_line` sees each line of the log at once."""
+    """Run a part's script on the environment's machine; `on_line` sees each line of the log."""
     command = [sys.executable, "-m", "pyinfra", "--fail-percent", "0", *options]
     for key, value in (data or {}).items():
         command += ["--data", f"{key}={value}"]
-    command += [str(environment.folder / "hosts.py"), str(ROOT / "deploy.py")]
+    command += [str(environment.folder / "hosts.py"), str(ROOT / SCRIPTS[part])]
     child = subprocess.Popen(
         command,
         cwd=ROOT,

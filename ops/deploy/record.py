@@ -9,6 +9,7 @@ from typing import Any
 
 from ops.clients.ssh import Remote
 from ops.deploy.lock import who
+from ops.deploy.pyinfra import Part
 from ops.errors import ServiceError
 from ops.render.files import ROOT, RenderedFile
 
@@ -27,14 +28,26 @@ def revision() -> str:
     return done.stdout.strip() or "unknown"
 
 
-def write_record(remote: Remote, files: list[RenderedFile], changes: list[str]) -> dict[str, Any]:
-    """Write the record of a finished deploy; returns it. Raises ServiceError, UnreachableError."""
+def write_record(
+    remote: Remote,
+    files: list[RenderedFile],
+    changes: list[str],
+    *,
+    part: Part = "all",
+    doing: str = "",
+) -> dict[str, Any]:
+    """Write the record of a finished deploy; returns it. Raises ServiceError, UnreachableError.
+
+    `files` are those of `part`, and `doing` is the command that somebody ran.
+    """
     at = datetime.now(UTC)
     record: dict[str, Any] = {
         "schema_version": 1,
         "at": at.isoformat(timespec="seconds"),
         "who": who(),
         "revision": revision(),
+        "part": part,
+        "doing": doing,
         "changes": changes,
         "images": _images(remote),
         "files": {file.path: file.sha256 for file in files},

@@ -8,10 +8,12 @@ from pathlib import Path
 from ops.clients.ssh import Remote
 from ops.deploy.apply import apply
 from ops.deploy.lock import hold_lock
+from ops.deploy.pyinfra import Part
 from ops.deploy.record import write_record
 from ops.render.backup import program, render_backups
 from ops.render.files import RenderedFile
 from ops.render.host import base_files, ssh_files
+from ops.render.people import key_files
 from ops.render.stack import render_stack
 from ops.settings import Environment
 
@@ -20,20 +22,32 @@ def carry_out(
     environment: Environment,
     doing: str,
     *,
+    part: Part = "all",
     images: Path | None = None,
     force_lockout: bool = False,
+    first: Callable[[], None] = lambda: None,
     on_step: Callable[[str, str], None],
 ) -> list[str]:
     """Apply the inventory to the machine; returns the steps that changed something.
 
-    `doing` is what the lock shows to others. Raises LockedError, UnreachableError, DeployError.
+    `doing` is what the lock shows to others, and the record. `first` runs under the lock before
+    anything is changed: what it raises ends it there. Raises LockedError, UnreachableError,
+    DeployError.
     """
     remote = Remote(environment)
     with hold_lock(remote, doing):
-        changes = apply(environment, images=images, force_lockout=force_lockout, on_step=on_step)
+        first()
+        changes = apply(
+            environment, part=part, images=images, force_lockout=force_lockout, on_step=on_step
+        )
         if changes:
-            write_record(remote, _rendered(environment, remote), changes)
+            files = _rendered(environment, remote) if part == "all" else _of_people(environment)
+            write_record(remote, files, changes, part=part, doing=doing)
     return changes
+
+
+def _of_people(environment: Environment) -> list[RenderedFile]:
+    return [*ssh_files(environment.settings), *key_files(environment.settings)]
 
 
 def _rendered(environment: Environment, remote: Remote) -> list[RenderedFile]:
@@ -45,7 +59,7 @@ def _rendered(environment: Environment, remote: Remote) -> list[RenderedFile]:
     backups = render_backups(environment)
     return [
         *base_files(environment.settings, environment.machine.user),
-        *ssh_files(environment.settings),
+        *_of_people(environment),
         *stack.files,
         *backups.files,
         program(backups.bundle),

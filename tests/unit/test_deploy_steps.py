@@ -6,6 +6,7 @@ is tested is our side of the pipe: arguments, exit codes, timeouts, and the lock
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -21,9 +22,11 @@ import pytest
 from ops.clients.ssh import Remote
 from ops.deploy import apply as applying
 from ops.deploy import lock, plan, record
+from ops.deploy import pyinfra as starting
+from ops.deploy import run as running
 from ops.deploy.pyinfra import Finished, failure
 from ops.errors import DeployError, LockedError, ServiceError, StackroomError, UnreachableError
-from ops.render.files import RenderedFile
+from ops.render.files import ROOT, RenderedFile
 from ops.settings import Environment, load_environment
 
 WriteEnvironment = Callable[..., Path]
@@ -250,6 +253,36 @@ def test_a_run_that_prints_no_plan(
         monkeypatch.setattr(plan, "run_pyinfra", replay(START + CONNECTED, 0, stdout))
         with pytest.raises(DeployError, match="no plan"):
             plan.make_plan(environment)
+
+
+@pytest.mark.parametrize(
+    ("part", "script"), [("all", "deploy.py"), ("people", "ops/host/onboard.py")]
+)
+def test_each_part_has_its_script(
+    environment: Environment,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    part: starting.Part,
+    script: str,
+) -> None:
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\nfor word; do last=$word; done; echo "$last"; echo "$*" >&2\n')
+    python.chmod(0o755)
+    monkeypatch.setattr(starting.sys, "executable", str(python))
+    started: list[str] = []
+    run = starting.run_pyinfra
+
+    def seen(*given: Any, **named: Any) -> Finished:
+        finished = run(*given, **named)
+        started.append(finished.stdout.strip())
+        return dataclasses.replace(finished, stdout='{"plan": []}')
+
+    monkeypatch.setattr(plan, "run_pyinfra", seen)
+    monkeypatch.setattr(applying, "run_pyinfra", seen)
+    plan.make_plan(environment, part=part)
+    applying.apply(environment, part=part)
+    assert started == [str(ROOT / script)] * 2
+    assert Path(started[0]).is_file()
 
 
 # with a stand-in for ssh on PATH
@@ -515,3 +548,52 @@ def test_a_record_that_cannot_be_written(
     monkeypatch.setenv("SSH_MODE", "broken")
     with pytest.raises(ServiceError, match="no such folder"):
         record.write_record(Remote(environment), [], [])
+
+
+# the whole of it, under the lock
+
+
+@pytest.fixture
+def applied(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The parts that were applied, by a stand-in that changes one step."""
+    parts: list[str] = []
+
+    def apply(environment: Environment, *, part: str, **_: Any) -> list[str]:
+        parts.append(part)
+        return ["People | accounts and keys"]
+
+    monkeypatch.setattr(running, "apply", apply)
+    monkeypatch.setattr(record, "_images", lambda remote: {})
+    return parts
+
+
+def ignore(name: str, result: str) -> None:
+    """A step, unheard."""
+
+
+def test_a_change_of_people_says_what_it_did(
+    records: Path, locks: Path, environment: Environment, applied: list[str]
+) -> None:
+    doing = "stackroom -e team developer remove bob"
+    changes = running.carry_out(environment, doing, part="people", on_step=ignore)
+    assert (changes, applied) == (["People | accounts and keys"], ["people"])
+    (written,) = record.history(Remote(environment))
+    assert (written["part"], written["doing"], written["changes"]) == ("people", doing, changes)
+    assert sorted(written["files"]) == [
+        "/etc/ssh/sshd_config.d/10-stackroom.conf",
+        "/home/stackroom/.ssh/authorized_keys",
+    ]
+
+
+def test_what_is_looked_at_first_can_end_a_deploy(
+    records: Path, locks: Path, environment: Environment, applied: list[str]
+) -> None:
+    def first() -> None:
+        assert is_held(locks), "what is seen before the lock may not hold under it"
+        raise DeployError("eve is on the host but not in developers.toml")
+
+    with pytest.raises(DeployError, match="eve is on the host"):
+        running.carry_out(environment, "it", part="people", first=first, on_step=ignore)
+    assert applied == []
+    assert not is_held(locks)
+    assert record.history(Remote(environment)) == []
