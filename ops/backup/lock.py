@@ -1,6 +1,7 @@
 """One run at a time on a machine: a lock of the kernel's, which dies with its holder.
 
 So a killed run leaves no lock to break. It never waits for a run to end: the second one gives up.
+What must not meet a deploy waits for that one's end, with the deploys' own lock.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ from ops.errors import LockedError, ServiceError
 
 # somebody who only looks holds the lock for an instant; a run is not turned away by that
 PATIENCE_SECONDS = 0.5
+# the lock that every change of the machine holds, in the folder above the backups' own
+CHANGES, CHANGES_HOLDER = "deploy.lock", "deploy.holder"
+CHANGES_SECONDS = 300.0
 
 
 @contextlib.contextmanager
@@ -39,6 +43,35 @@ def hold(base: Path, doing: str) -> Iterator[None]:
         # only for people: a disk that is full must not be why a run does not even begin
         with contextlib.suppress(OSError):
             name.write_text(_holder(doing), encoding="utf-8")
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                name.unlink(missing_ok=True)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def hold_changes(base: Path, doing: str, *, patience: float = CHANGES_SECONDS) -> Iterator[None]:
+    """Keep deploys and changes of who may come in away while the block runs.
+
+    Waits `patience` seconds for one that is under way. Raises LockedError, ServiceError.
+    """
+    folder = base.parent
+    try:
+        descriptor = os.open(folder / CHANGES, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise ServiceError(f"{folder}: no lock: {error.strerror}", "run it as root") from None
+    try:
+        if not _taken(descriptor, fcntl.LOCK_EX, patience):
+            raise LockedError(
+                "somebody is changing this machine: a deploy, or who may come in",
+                "stackroom -e <env> lock  says who; wait until that is done",
+            )
+        name = folder / CHANGES_HOLDER
+        with contextlib.suppress(OSError):
+            name.write_text(json.dumps({"who": "the machine itself"} | _what(doing)), "utf-8")
         try:
             yield
         finally:
@@ -74,8 +107,11 @@ def _taken(descriptor: int, how: int, patience: float) -> bool:
 
 
 def _holder(doing: str) -> str:
-    since = datetime.now(UTC).isoformat(timespec="seconds")
-    return json.dumps({"pid": os.getpid(), "doing": doing, "since": since})
+    return json.dumps({"pid": os.getpid()} | _what(doing))
+
+
+def _what(doing: str) -> dict[str, Any]:
+    return {"doing": doing, "since": datetime.now(UTC).isoformat(timespec="seconds")}
 
 
 def _read(base: Path) -> dict[str, Any]:

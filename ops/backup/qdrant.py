@@ -23,6 +23,7 @@ from ops.clients.rest import QdrantRest, RefusedError
 from ops.clients.snapshots import SILENCE_SECONDS, Snapshots
 from ops.errors import StackroomError
 from ops.settings.host import QDRANT_API_KEY, Credentials, QdrantSource
+from ops.settings.people import ACCESS_COLLECTION
 
 READ_SECONDS = 120.0  # an exact search over all points of a large collection
 # a snapshot is copied once inside the server: never slower than this on a disk that works
@@ -34,7 +35,8 @@ LONGEST_NAME = 180  # characters of a file name, without its ending
 
 
 class QdrantCollector:
-    """Every collection of one server. `silence`: seconds without a byte until it counts as gone."""
+    """Every collection of one server, but for the access points: a backup of them would bring
+    revoked tokens back. `silence`: seconds without a byte until it counts as gone."""
 
     def __init__(
         self,
@@ -202,7 +204,8 @@ def _is_gone(rest: QdrantRest, name: str) -> bool:
 
 
 def _names(rest: QdrantRest) -> list[str]:
-    return sorted(each["name"] for each in rest.request("GET", "/collections")["collections"])
+    there = {each["name"] for each in rest.request("GET", "/collections")["collections"]}
+    return sorted(there - {ACCESS_COLLECTION})
 
 
 def _aliases(rest: QdrantRest) -> dict[str, str]:

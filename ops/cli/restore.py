@@ -119,7 +119,7 @@ def undo(context: typer.Context, yes: Yes = False, json_output: Json = False) ->
         "Stop the services and switch back? What was written since is not in the old data.", yes=yes
     )
     with telling(quiet=json_output) as tell:
-        told = undo_restore(here.config, tell)
+        told = undo_restore(here.config, here.credentials, tell)
     if json_output:
         return print_json({"schema_version": 1, "done": told})
     return out.print(told, markup=False)

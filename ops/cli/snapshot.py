@@ -23,6 +23,7 @@ from ops.clients.rest import QdrantRest
 from ops.clients.snapshots import SnapshotInfo, Snapshots
 from ops.clients.ssh import Remote
 from ops.errors import ServiceError, SettingsError
+from ops.restore.access import refuse
 from ops.settings.host import QDRANT_API_KEY, QdrantSource
 
 app = new_app("Qdrant's own snapshots of collections, by hand. Backups do without them.")
@@ -66,6 +67,7 @@ def _connected(context: typer.Context) -> Iterator[_Qdrant]:
 @app.command()
 def create(context: typer.Context, collection: Collection, json_output: Json = False) -> None:
     """Make a snapshot of a collection on the host's disk."""
+    refuse(collection)
     with _connected(context) as qdrant, telling(quiet=json_output) as tell:
         tell(Event("snapshot", collection))
         made = qdrant.snapshots.create(collection, timeout=CREATE_SECONDS)
@@ -110,6 +112,7 @@ def download(
     json_output: Json = False,
 ) -> None:
     """Fetch a snapshot to this machine; its checksum is compared."""
+    refuse(collection)
     file = target / name if target.is_dir() else target
     if file.exists():
         raise SettingsError(f"{file} exists and is not overwritten", "choose another: --to <file>")

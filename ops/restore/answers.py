@@ -60,6 +60,15 @@ def ready(rest: QdrantRest) -> bool:
         return False
 
 
+def wait_until_ready(rest: QdrantRest, url: str, *, seconds: float) -> None:
+    """Raises BackupError for one that is not ready after `seconds`."""
+    limit = time.monotonic() + seconds
+    while not ready(rest):
+        if time.monotonic() > limit:
+            raise BackupError(f"Qdrant at {url} did not get ready in {seconds:.0f} s")
+        time.sleep(POLL_SECONDS)
+
+
 def wait_until_green(ask: Ask, collection: str, *, seconds: float) -> None:
     """Wait for the optimizer. Raises BackupError for a red one, UnprovenError after `seconds`."""
     limit = time.monotonic() + seconds

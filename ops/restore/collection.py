@@ -21,7 +21,7 @@ from ops.clients.docker import Scratch
 from ops.clients.rest import QdrantRest
 from ops.clients.snapshots import Snapshots
 from ops.errors import BackupError, SettingsError, StackroomError
-from ops.restore import answers, switch
+from ops.restore import access, answers, switch
 from ops.restore.answers import Ask
 from ops.restore.evidence import Stopwatch, differences, note, note_choice
 from ops.restore.fetch import LATEST, Fetched, fetched, for_restore, promised
@@ -59,9 +59,12 @@ def restore_collection(
     needs `replace`. The record's details are a drill's, and {"collection": the new name, "alias":
     str, "led_to": what the alias led to before}. Raises BackupError where a collection has the new
     name or the alias's, where the backup is not what was stored, or where what was restored
-    differs: the new collection is then removed again. Raises UnprovenError, LockedError.
+    differs: the new collection is then removed again; and for what says whose tokens are in force.
+    Raises UnprovenError, LockedError.
     """
     wanted = Wanted(name, new_name, alias, replace)
+    for each in (name, new_name, alias):
+        access.refuse(each)
 
     def work(job: Job) -> Record:
         if settled := switch.settle(config, credentials, tell):

@@ -32,6 +32,7 @@ from ops.clients.restic import Restic, Snapshot
 from ops.errors import BackupError, SettingsError, StackroomError, UnprovenError
 from ops.restore.rehearsals import scratch_folder
 from ops.settings.host import Credentials, HostConfig
+from ops.settings.people import ACCESS_COLLECTION
 
 LATEST = "latest"
 SPARE = 64 * 1024**2  # bytes: what a file system needs besides the data
@@ -48,7 +49,10 @@ class Chosen:
 
 @dataclass(frozen=True)
 class Fetched:
-    """A verified backup below the scratch folder. `seconds` by step: fetch, verify."""
+    """A verified backup below the scratch folder. `seconds` by step: fetch, verify.
+
+    The manifest promises nothing of the access points, whoever has backed them up.
+    """
 
     folder: Path
     manifest: Manifest
@@ -214,7 +218,24 @@ def _fetch(job: Job, chosen: Chosen, folder: Path, collection: str) -> Fetched:
     else:
         verify_items(folder, manifest)
     done = time.monotonic()
-    return Fetched(folder, manifest, {"fetch": verifying - begun, "verify": done - verifying})
+    seconds = {"fetch": verifying - begun, "verify": done - verifying}
+    return Fetched(folder, without_access(manifest), seconds)
+
+
+def without_access(manifest: Manifest) -> Manifest:
+    """The manifest less what no restore brings back: who may come in is no matter of a backup."""
+    sources = {
+        name: facts.model_copy(
+            update={
+                "collections": [c for c in facts.collections if c.name != ACCESS_COLLECTION],
+                "aliases": {a: c for a, c in facts.aliases.items() if c != ACCESS_COLLECTION},
+            }
+        )
+        if isinstance(facts, QdrantFacts)
+        else facts
+        for name, facts in manifest.sources.items()
+    }
+    return manifest.model_copy(update={"sources": sources})
 
 
 def _restore(job: Job, chosen: Chosen, folder: Path, include: Sequence[str], size: int = 0) -> None:

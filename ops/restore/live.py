@@ -27,6 +27,7 @@ from ops.settings.host import (
     RabbitmqSource,
 )
 from ops.settings.host import Source as SourceConfig
+from ops.settings.people import ACCESS_COLLECTION
 
 HEALTHY_SECONDS = 900.0  # Qdrant opens its port only after it has loaded every collection
 STOP_SECONDS = 600.0  # docker's own limit, the container's grace period, comes long before
@@ -48,13 +49,7 @@ class LiveQdrant(BaseModel):
         """Wait until it serves, and count. More points than promised were written since it began
         to serve. Raises BackupError, StackroomError of Qdrant."""
         with QdrantRest(self.url, credentials.get(QDRANT_API_KEY)) as rest:
-            limit = time.monotonic() + HEALTHY_SECONDS
-            while not answers.ready(rest):
-                if time.monotonic() > limit:
-                    raise BackupError(
-                        f"Qdrant at {self.url} did not get ready in {HEALTHY_SECONDS:.0f} s"
-                    )
-                time.sleep(0.5)
+            answers.wait_until_ready(rest, self.url, seconds=HEALTHY_SECONDS)
             for collection, (low, _) in self.counts.items():
                 found = answers.exact_count(rest.request, collection)
                 if found < low:
@@ -106,6 +101,7 @@ def _qdrant(source: QdrantSource, credentials: Credentials) -> Live:
             counts = {
                 name: answers.exact_count(rest.request, name)
                 for name in answers.collections(rest.request)
+                if name != ACCESS_COLLECTION  # a deploy makes it, and it goes along
             }
     except UnreachableError:
         return Live(

@@ -1,7 +1,8 @@
 """Put rebuilt data in the place of the live ones, and back: renames under a durable journal.
 
 The old data stay beside the new until someone confirms. An interrupted switch is finished, where
-all the new data were in place, or undone, by whoever comes next; it never stays half done.
+all the new data were in place, or undone, by whoever comes next; it never stays half done. Whatever
+is served in the end, the developers who may come in are those of the moment before.
 """
 
 from __future__ import annotations
@@ -10,14 +11,16 @@ import os
 import shutil
 from contextlib import suppress
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ops.backup.durable import fsync_folder, write_durably
-from ops.backup.lock import hold
+from ops.backup.lock import hold, hold_changes
 from ops.backup.source import Event, Tell, silent
 from ops.errors import BackupError, StackroomError
+from ops.restore import access
+from ops.restore.access import Access
 from ops.restore.live import LiveQdrant, start, stop
 from ops.settings.host import Credentials, HostConfig
 
@@ -53,6 +56,10 @@ class Journal(_Model):
     ran: list[str]  # of them, those that ran before
     unstarted: bool = False  # undone, and nobody has yet tried to start them
     qdrants: list[LiveQdrant] = []
+    access: list[Access] = []
+
+    def having(self, found: list[Access]) -> Journal:
+        return self.model_copy(update={"access": found})
 
 
 def place(source: str, live: Path, new: Path, run: str) -> Place:
@@ -85,35 +92,41 @@ def pending(config: HostConfig) -> Journal | None:
 
 def switch(
     config: HostConfig, credentials: Credentials, journal: Journal, tell: Tell = silent
-) -> None:
+) -> str:
     """Stop the services, put the new data in place, start the services, and see that they serve.
 
     Where they do not, or where anything interrupts it, the old data are put back and the services
-    started on them. Raises BackupError saying so, StackroomError of Docker.
+    started on them. What a person has to know of the developers' tokens, or "". Raises BackupError
+    saying so, LockedError while the machine is being changed, StackroomError of Docker.
     """
     os.sync()  # the rebuilt data are to outlive the renames
-    tell(Event("switch:journal"))
-    _write(config, journal)
-    try:
-        stop(journal.containers, tell)
-        for found in journal.places:
-            _exchange(found, tell)
-        start(journal.containers, tell)
-        tell(Event("switch:check"))
-        for qdrant in journal.qdrants:
-            qdrant.check(credentials)
-    except StackroomError as error:
-        failure = _revert(config, journal, tell)
-        raise BackupError(
-            f"the restored data did not serve: {error.message}; the data from before are back"
-            + (f", but do not serve: {failure}" if failure else " and served"),
-            error.hint,
-        ) from None
-    except BaseException:
-        _revert(config, journal, tell)
-        raise
-    tell(Event("switch:done"))
-    _write(config, journal, "switched")
+    with hold_changes(config.base, "restore run"):
+        tell(Event("switch:journal"))
+        journal = journal.having([access.read(found, credentials) for found in journal.access])
+        _write(config, journal)
+        try:
+            journal = _withdrawn(config, credentials, journal, tell)
+            journal = _standing_still(config, journal, tell)
+            for found in journal.places:
+                _exchange(journal, found, tell)
+            told = _serve(config, credentials, journal, tell)
+            tell(Event("switch:check"))
+            for qdrant in journal.qdrants:
+                qdrant.check(credentials)
+        except StackroomError as error:
+            end = _revert(config, credentials, journal, tell, ours=True)
+            raise BackupError(
+                f"the restored data did not serve: {error.message}; the data from before are back"
+                + (f", but do not serve: {end.failure}" if end.failure else " and served")
+                + end.also,
+                error.hint,
+            ) from None
+        except BaseException:
+            _revert(config, credentials, journal, tell, ours=True)
+            raise
+        tell(Event("switch:done"))
+        _switched(config, journal)
+    return told
 
 
 def settle(config: HostConfig, credentials: Credentials, tell: Tell = silent) -> str:
@@ -121,22 +134,31 @@ def settle(config: HostConfig, credentials: Credentials, tell: Tell = silent) ->
     journal = pending(config)
     if journal is None or (journal.state in ("switched", "undone") and not journal.unstarted):
         return ""
+    with hold_changes(config.base, "finish an interrupted restore"):
+        return _settle(config, credentials, journal, tell)
+
+
+def _settle(config: HostConfig, credentials: Credentials, journal: Journal, tell: Tell) -> str:
     if journal.state == "confirming":
         _forget(config, journal)
         return f"the data from before the restore {journal.run} are deleted"
     if journal.state in ("undoing", "undone"):
-        failure = _undo(config, journal, tell)
-        return f"the restore {journal.run} is undone" + (f", but {failure}" if failure else "")
+        end = _undo(config, credentials, journal, tell)
+        but = f", but {end.failure}" if end.failure else ""
+        return f"the restore {journal.run} is undone{but}{end.also}"
     if journal.state == "switching" and _all_in_place(journal):
         with suppress(StackroomError):
-            start(journal.containers, tell)
+            told = _serve(config, credentials, journal, tell)
             for qdrant in journal.qdrants:
                 qdrant.check(credentials)
-            _write(config, journal, "switched")
-            return f"the interrupted restore {journal.run} of {journal.backup} is finished"
-    failure = _revert(config, journal, tell)
-    return f"the interrupted restore {journal.run} is undone: the data from before are " + (
-        f"back, but do not serve: {failure}" if failure else "served"
+            _switched(config, journal)
+            done = f"the interrupted restore {journal.run} of {journal.backup} is finished"
+            return "; ".join(filter(None, [done, told]))
+    end = _revert(config, credentials, journal, tell)
+    served = f"back, but do not serve: {end.failure}" if end.failure else "served"
+    return (
+        f"the interrupted restore {journal.run} is undone: the data from before are"
+        f" {served}{end.also}"
     )
 
 
@@ -157,7 +179,7 @@ def confirm(config: HostConfig) -> str:
     return f"what the restore {journal.run} had kept is deleted"
 
 
-def undo(config: HostConfig, tell: Tell = silent) -> str:
+def undo(config: HostConfig, credentials: Credentials, tell: Tell = silent) -> str:
     """Serve the data from before the last restore again. The restored ones are kept beside.
 
     Raises BackupError where there is nothing to undo, or where the data are back and a service
@@ -169,13 +191,15 @@ def undo(config: HostConfig, tell: Tell = silent) -> str:
             done = "undone" if journal.state == "undone" else "confirmed"
             raise BackupError(f"the restore {journal.run} is already {done}", CONFIRM)
         back = _revert if journal.state in ("switching", "reverting", "reverted") else _undo
-        failure = back(config, journal, tell)
-    if failure:
+        with hold_changes(config.base, "restore undo"):
+            end = back(config, credentials, journal, tell)
+    if end.failure:
         raise BackupError(
-            f"the data from before the restore {journal.run} are back, but do not serve: {failure}",
+            f"the data from before the restore {journal.run} are back, but do not serve:"
+            f" {end.failure}{end.also}",
             "docker ps --all; docker logs <the container>",
         )
-    return f"the data from before the restore {journal.run} are served again"
+    return f"the data from before the restore {journal.run} are served again{end.also}"
 
 
 def _needed(config: HostConfig) -> Journal:
@@ -185,13 +209,65 @@ def _needed(config: HostConfig) -> Journal:
     return journal
 
 
-def _exchange(found: Place, tell: Tell) -> None:
+def _withdrawn(
+    config: HostConfig, credentials: Credentials, journal: Journal, tell: Tell
+) -> Journal:
+    """Every server that can be asked has given up the developers' points; the journal has them."""
+    for found in journal.access:
+        tell(Event("switch:withdraw", found.source))
+        done = access.withdraw(found, credentials)
+        journal = journal.having([done if a is found else a for a in journal.access])
+    _write(config, journal)
+    return journal
+
+
+def _standing_still(config: HostConfig, journal: Journal, tell: Tell) -> Journal:
+    """With all services stopped, and written down when they had been started before."""
+    stop(journal.containers, tell)
+    journal = journal.having([access.stopped(found) for found in journal.access])
+    _write(config, journal)
+    return journal
+
+
+def _switched(config: HostConfig, journal: Journal) -> None:
+    """From here on the server that runs knows the points, and nobody else does."""
+    _write(config, journal.having([found.unknown() for found in journal.access]), "switched")
+
+
+def _serve(config: HostConfig, credentials: Credentials, journal: Journal, tell: Tell) -> str:
+    """Start the services on the new data; what a person has to know of the tokens, or ""."""
+    well = True
+    for container in journal.containers:
+        start([container], tell)
+        well = _give(credentials, journal, container, tell, back=False) and well
+    return "" if well else access.lost(config.environment)
+
+
+def _give(
+    credentials: Credentials, journal: Journal, container: str, tell: Tell, *, back: bool
+) -> bool:
+    well = True
+    for found in journal.access:
+        if found.container == container:
+            tell(Event("switch:access", found.source))
+            well = access.give(found, credentials, back=back) and well
+    return well
+
+
+def _exchange(journal: Journal, found: Place, tell: Tell) -> None:
     tell(Event("switch:retire", found.source))
     found.live.rename(found.old)
     fsync_folder(found.live.parent)
+    _strip(journal, found)
     tell(Event("switch:place", found.source))
     found.new.rename(found.live)
     fsync_folder(found.live.parent)
+
+
+def _strip(journal: Journal, found: Place) -> None:
+    """Old data that come back know of no token, however they went."""
+    if found.source in {each.source for each in journal.access}:
+        access.strip(found.old)
 
 
 def _all_in_place(journal: Journal) -> bool:
@@ -201,49 +277,86 @@ def _all_in_place(journal: Journal) -> bool:
     )
 
 
-def _revert(config: HostConfig, journal: Journal, tell: Tell) -> str:
+class _End(NamedTuple):
+    """Why not every service runs, and what else a person has to know; "" where all is well."""
+
+    failure: str
+    told: str
+
+    @property
+    def also(self) -> str:
+        return f"; {self.told}" if self.told else ""
+
+
+def _revert(
+    config: HostConfig,
+    credentials: Credentials,
+    journal: Journal,
+    tell: Tell,
+    *,
+    ours: bool = False,
+) -> _End:
     """Back to the old data, and no trace of the new ones: the backup still has them.
 
-    Why not every service runs on them, or "". That the data are back is written first: services
-    that cannot start on them must not keep later restores and drills from going on.
+    That the data are back is written first: services that cannot start on them must not keep later
+    restores and drills from going on. `ours`: the process that began the switch is this one.
     """
+    retired = {found.source for found in journal.places if found.old.exists()}
+    journal = journal.having(
+        access.to_give_back(journal.access, credentials, retired, ours=ours)
+        if journal.state == "switching"
+        else access.read_again(journal.access, credentials)
+    )
     if journal.state != "reverted":
-        _write(config, journal, "reverting")
-        _put_back(journal, tell)
-        _write(config, journal, "reverted")
-    failure = _start_again(journal, tell)
+        journal = _state(config, journal, "reverting")
+        journal = _put_back(config, journal, tell)
+        journal = _state(config, journal, "reverted")
+    end = _start_again(config, credentials, journal, tell)
     for found in journal.places:
         _remove(found.aside)
     (config.base / JOURNAL).unlink()
     fsync_folder(config.base)
-    return failure
+    return end
 
 
-def _undo(config: HostConfig, journal: Journal, tell: Tell) -> str:
+def _undo(config: HostConfig, credentials: Credentials, journal: Journal, tell: Tell) -> _End:
     """Back to the old data, beside the new ones; the answer is that of `_revert`."""
+    if journal.state == "switched":
+        journal = journal.having([access.read(found, credentials) for found in journal.access])
+    else:
+        journal = journal.having(access.read_again(journal.access, credentials))
     if journal.state != "undone":
-        _write(config, journal, "undoing")
-        _put_back(journal, tell)
-        _write(config, journal.model_copy(update={"unstarted": True}), "undone")
-    failure = _start_again(journal, tell)
+        journal = _state(config, journal, "undoing")
+        journal = _put_back(config, journal, tell)
+        journal = journal.model_copy(update={"unstarted": True})
+        journal = _state(config, journal, "undone")
+    end = _start_again(config, credentials, journal, tell)
+    journal = journal.having([found.unknown() for found in journal.access])
     _write(config, journal.model_copy(update={"unstarted": False}), "undone")
-    return failure
+    return end
 
 
-def _start_again(journal: Journal, tell: Tell) -> str:
-    """Start what ran before, each whatever becomes of the others; what does not run, or ""."""
+def _start_again(
+    config: HostConfig, credentials: Credentials, journal: Journal, tell: Tell
+) -> _End:
+    """Start what ran before, each whatever becomes of the others."""
     failures = []
+    # what is not started is given nothing: whoever starts it finds every token refused
+    well = all(f.container in journal.ran or not f.points for f in journal.access)
     for container in journal.ran:
         try:
             start([container], tell)
+            well = _give(credentials, journal, container, tell, back=True) and well
         except StackroomError as error:
             failures.append(error.message)
-    return "; ".join(failures)
+            well = well and container not in {found.container for found in journal.access}
+    told = "" if well else access.lost(config.environment)
+    return _End("; ".join(failures), told)
 
 
-def _put_back(journal: Journal, tell: Tell) -> None:
+def _put_back(config: HostConfig, journal: Journal, tell: Tell) -> Journal:
     """From any point of a switch, and from any point of itself. Leaves the services stopped."""
-    stop(journal.containers, tell)
+    journal = _standing_still(config, journal, tell)
     for found in journal.places:
         if not found.old.exists():
             continue  # it was not retired yet, or is back already
@@ -251,9 +364,11 @@ def _put_back(journal: Journal, tell: Tell) -> None:
         if found.live.exists():
             found.live.rename(found.aside)
             fsync_folder(found.live.parent)
+        _strip(journal, found)
         tell(Event("switch:back", found.source))
         found.old.rename(found.live)
         fsync_folder(found.live.parent)
+    return journal
 
 
 def _forget(config: HostConfig, journal: Journal) -> None:
@@ -267,6 +382,12 @@ def _forget(config: HostConfig, journal: Journal) -> None:
 def _remove(folder: Path) -> None:
     if folder.exists():
         shutil.rmtree(folder)
+
+
+def _state(config: HostConfig, journal: Journal, state: State) -> Journal:
+    journal = journal.model_copy(update={"state": state})
+    _write(config, journal)
+    return journal
 
 
 def _write(config: HostConfig, journal: Journal, state: State | None = None) -> None:

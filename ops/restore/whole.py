@@ -26,6 +26,7 @@ from ops.clients import docker
 from ops.clients.docker import Scratch
 from ops.errors import BackupError, StackroomError
 from ops.restore import switch
+from ops.restore.access import Access
 from ops.restore.answers import readable
 from ops.restore.evidence import Stopwatch, differences, note, note_choice
 from ops.restore.fetch import LATEST, Chosen, Fetched, fetched, for_restore
@@ -136,7 +137,7 @@ def _work(job: Job, chosen: Chosen, *, replace: bool, named: bool) -> Record:
             )
         journal = _plan(job, manifest, rebuilt, live)
         switching = time.monotonic()
-        switch.switch(job.config, job.credentials, journal, job.tell)
+        told = switch.switch(job.config, job.credentials, journal, job.tell)
     done = time.monotonic()
     seconds = backup.seconds | watch.seconds()
     seconds |= {"switch": done - switching, "total": done - begun}
@@ -152,7 +153,12 @@ def _work(job: Job, chosen: Chosen, *, replace: bool, named: bool) -> Record:
         },
     )
     return job.record.model_copy(
-        update={"outcome": "ok", "bytes": manifest.size(), "items": len(manifest.items)}
+        update={
+            "outcome": "warning" if told else "ok",
+            "error": told,
+            "bytes": manifest.size(),
+            "items": len(manifest.items),
+        }
     )
 
 
@@ -199,7 +205,7 @@ def _major(version: str) -> int:
 def _plan(
     job: Job, manifest: Manifest, rebuilt: Sequence[Rebuilt], live: Mapping[str, Live]
 ) -> switch.Journal:
-    places, containers, qdrants = [], [], []
+    places, containers, qdrants, accesses = [], [], [], []
     for source in rebuilt:
         found = live.get(source.source)
         if found is None or found.folder is None:
@@ -213,7 +219,10 @@ def _plan(
         containers += [name for name in found.containers if name not in containers]
         if isinstance(found.source, QdrantSource) and isinstance(source.facts, QdrantFacts):
             counts = {c.name: (min(c.count), max(c.count)) for c in source.facts.collections}
-            qdrants.append(LiveQdrant(url=found.source.url, counts=counts))
+            url = found.source.url
+            qdrants.append(LiveQdrant(url=url, counts=counts))
+            own = found.containers[0]
+            accesses.append(Access(source=source.source, container=own, url=url))
     if not places:
         raise BackupError(
             f"the backup {manifest.run} holds nothing that this stack could take",
@@ -227,6 +236,7 @@ def _plan(
         containers=containers,
         ran=[name for name in containers if runs(name)],
         qdrants=qdrants,
+        access=accesses,
     )
 
 

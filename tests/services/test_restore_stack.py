@@ -93,7 +93,7 @@ def test_an_undo_brings_back_what_ran_before(stack: LiveStack) -> None:
     stack.spoil()
     spoilt = stack.data()
     record = restore(stack, replace=True)
-    undo(stack.config)
+    undo(stack.config, stack.credentials)
     stack.wait()
     assert stack.data() == spoilt
     assert kept(stack) == [f"_data.undone-{record.run}"] * 2
@@ -322,7 +322,7 @@ def test_killed_at_any_step_of_the_switch_all_is_old_or_all_is_new(
         finished.append(now == good)
         assert docker("inspect", "--format", "{{.State.Running}}", stack.api) == "true"
         if now == good:
-            undo(stack.config)
+            undo(stack.config, stack.credentials)
             confirm(stack.config)
             stack.wait()
         assert switch.pending(stack.config) is None

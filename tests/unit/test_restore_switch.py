@@ -90,18 +90,18 @@ def test_the_new_data_are_served_and_the_old_kept_until_confirmed(
     switch.confirm(config)
     assert served(journal) == {"new"} and others(tmp_path) == []
     with pytest.raises(BackupError, match="no restore waits"):
-        switch.undo(config)
+        switch.undo(config, credentials)
 
 
 def test_an_undo_serves_the_old_data_and_keeps_the_new(
     config: HostConfig, credentials: Credentials, journal: switch.Journal, tmp_path: Path
 ) -> None:
     switch.switch(config, credentials, journal)
-    switch.undo(config)
+    switch.undo(config, credentials)
     assert served(journal) == {"live"}
     assert others(tmp_path) == [f"live.undone-{RUN}"] * 2
     with pytest.raises(BackupError, match="already undone"):
-        switch.undo(config)
+        switch.undo(config, credentials)
     switch.confirm(config)
     assert served(journal) == {"live"} and others(tmp_path) == []
 
@@ -117,7 +117,7 @@ def test_killed_at_any_step_of_a_switch_the_data_are_all_new_or_all_old(
         found = served(journal)
         outcomes.add((*found, "finished" in told))
         if found == {"new"}:
-            switch.undo(config)
+            switch.undo(config, credentials)
             switch.confirm(config)
         assert served(journal) == {"live"}
         assert switch.pending(config) is None
@@ -135,7 +135,7 @@ def test_killed_at_any_step_of_an_undo_it_is_undone_by_the_next(
 ) -> None:
     for number in range(1, 100):
         switch.switch(config, credentials, journal)
-        if not kill_at(number, lambda t: switch.undo(config, t)):
+        if not kill_at(number, lambda t: switch.undo(config, credentials, t)):
             break
         assert "undone" in switch.settle(config, credentials)
         assert served(journal) == {"live"}
@@ -165,7 +165,7 @@ def test_an_unreadable_journal_stops_everything(
     for call in (
         lambda: switch.settle(config, credentials),
         lambda: switch.confirm(config),
-        lambda: switch.undo(config),
+        lambda: switch.undo(config, credentials),
     ):
         with pytest.raises(BackupError, match=r"cannot be read.*"):
             call()
@@ -229,15 +229,15 @@ def test_an_undo_to_a_stack_that_cannot_start_is_an_undo_and_says_so(
 ) -> None:
     journal, started = looping
     for place in journal.places:
-        switch._exchange(place, lambda _: None)
+        switch._exchange(journal, place, lambda _: None)
     switch._write(config, journal, "switched")
     with pytest.raises(BackupError, match="are back, but do not serve: the container loops"):
-        switch.undo(config)
+        switch.undo(config, credentials)
     assert started == [("loops", "undone"), ("runs", "undone")]
     assert served(journal) == {"live"}
     assert switch.settle(config, credentials) == ""
     with pytest.raises(BackupError, match="already undone"):
-        switch.undo(config)
+        switch.undo(config, credentials)
     switch.confirm(config)
     assert switch.pending(config) is None
 
