@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from ops.clients.ssh import Remote
+from ops.health.developers import developer_checks
 from ops.health.edge import edge_checks
 from ops.health.host import host_checks
 from ops.health.model import Report, Result
@@ -35,6 +36,7 @@ def examine(
             *host_checks(environment, remote),
             *service_checks(environment, remote, stack),
             *edge_checks(environment, remote),
+            *developer_checks(environment, remote),
         ]
         results = run_checks(select(catalogue, only, skip), total=deadline)
     return Report(

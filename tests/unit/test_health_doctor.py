@@ -14,6 +14,7 @@ import pytest
 from ops.clients.ssh import Completed, Remote
 from ops.errors import ServiceError, SettingsError
 from ops.health import Report, Status, examine
+from ops.health.developers import developer_checks
 from ops.health.edge import edge_checks
 from ops.health.host import collect, host_checks
 from ops.health.service import service_checks
@@ -102,6 +103,7 @@ def test_the_catalogue_is_complete_and_its_order_fixed(tmp_path: Path) -> None:
             *host_checks(lab, remote),
             *service_checks(lab, remote, stack),
             *edge_checks(lab, remote),
+            *developer_checks(lab, remote),
         )
     ]
     assert len(ids) == len(set(ids))
@@ -115,6 +117,7 @@ def test_the_catalogue_is_complete_and_its_order_fixed(tmp_path: Path) -> None:
         " ssh.tunnel qdrant.ready qdrant.version qdrant.closed qdrant.transaction"
         " qdrant.collections qdrant.recovery qdrant.limits"
         " edge.ca edge.tls edge.closed edge.open outside.ports"
+        " developers.access developers.expiry developers.rotation developers.tokens"
     )
 
 

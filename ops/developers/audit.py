@@ -1,0 +1,165 @@
+"""Who can reach what, from what the host really is; and where that is not what the file says.
+
+Pure: an environment and a Reality in, rows and differences out. A part of the host that could not
+be read is told as unknown; it is never taken for what one hopes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from ops.developers import audit_logins, audit_sources
+from ops.developers.audit_words import Difference, Row, Visit, absent, people
+from ops.developers.reality import Reality
+from ops.developers.tokens import reachable_names
+from ops.settings import Environment, Settings
+
+IN_STEP, UNKNOWN, DIFFERENT = 0, 3, 2
+
+__all__ = ["Audit", "Difference", "Row", "audit"]
+
+
+@dataclass(frozen=True)
+class Audit:
+    """`unknown`: what could not be read on the host, part -> reason."""
+
+    environment: str
+    at: datetime  # aware, UTC
+    rows: tuple[Row, ...]
+    differences: tuple[Difference, ...]
+    unknown: Mapping[str, str]
+
+    @property
+    def exit_code(self) -> int:
+        """0 in step, 2 where file and host differ, 3 where that could not be seen in whole."""
+        return DIFFERENT if self.differences else UNKNOWN if self.unknown else IN_STEP
+
+    def about_others(self, name: str) -> list[Difference]:
+        """The differences that are not about this person: whoever acts for them has to stop."""
+        return [each for each in self.differences if each.person != name]
+
+
+def audit(environment: Environment, reality: Reality, now: datetime) -> Audit:
+    """Rows of who can reach what, and each difference, in both directions. `now` is aware."""
+    settings = environment.settings
+    differences = [
+        *audit_sources.differences(environment, reality),
+        *audit_logins.differences(environment, reality, now),
+        *_token_differences(settings, reality),
+        *_key_differences(settings, reality),
+    ]
+    return Audit(
+        environment.name,
+        now,
+        tuple(_rows(environment, reality)),
+        tuple(dict.fromkeys(differences)),
+        reality.unknown,
+    )
+
+
+def _rows(environment: Environment, reality: Reality) -> Iterator[Row]:
+    settings = environment.settings
+    accounts = audit_logins.accounts_by_person(environment, reality)
+    listed = list(people(settings))
+    everywhere = [address for _, addresses in listed for address in addresses]
+    reached = audit_sources.reached(environment, reality, everywhere)
+    for name, addresses in listed:
+        operator = name in settings.operators
+        for source in addresses:
+            yield Row(
+                who=name,
+                source=source,
+                ports=reached[source],
+                account="?" if accounts is None else ", ".join(accounts.get(name, ())),
+                collections=("*",) if operator else _collections(settings, reality, name),
+                rights="operator" if operator else _rights(settings, reality, name),
+                expires=None if operator else settings.developers[name].expires,
+                seen=None if operator else _seen(reality, name),
+            )
+    yield from audit_sources.strangers(environment, reality)
+    yield from audit_logins.strangers(environment, reality)
+    yield from _stray_tokens(settings, reality)
+
+
+def _live(reality: Reality, name: str) -> bool | None:
+    """Whether Qdrant honours a token of that name; None where it was not asked."""
+    if reality.tokens is None:
+        return None
+    return any(token.developer == name for token in reality.tokens)
+
+
+def _collections(settings: Settings, reality: Reality, name: str) -> tuple[str, ...]:
+    live = _live(reality, name)
+    if live is None:
+        return ("?",)
+    return tuple(reachable_names(settings, settings.developers[name].collections)) if live else ()
+
+
+def _rights(settings: Settings, reality: Reality, name: str) -> str:
+    live = _live(reality, name)
+    return "?" if live is None else settings.developers[name].access if live else "no token"
+
+
+def _seen(reality: Reality, name: str) -> Visit:
+    if reality.seen is None:
+        return Visit(None, known=False)
+    found = reality.seen.subjects.get(name)
+    return Visit(found.at if found else None, known=found is not None or reality.seen.whole)
+
+
+def _expected_tokens(settings: Settings) -> dict[str, str]:
+    return {
+        token: name
+        for name, developer in settings.current_developers().items()
+        for token in (developer.token, developer.retiring)
+        if token and developer.collections
+    }
+
+
+def _token_differences(settings: Settings, reality: Reality) -> Iterator[Difference]:
+    expected = _expected_tokens(settings)
+    if reality.tokens is None:
+        return
+    found = {token.id: token.developer for token in reality.tokens}
+    for token, name in found.items():
+        if token not in expected:
+            why = absent(settings, name)
+            what = f"the token {token[:8]}... is honoured, and {why}"
+            yield Difference(name, f"{what}; what it opens is written in it alone", True)
+        elif expected[token] != name:
+            yield Difference(
+                expected[token], f"the token {token[:8]}... stands under the name {name!r}", True
+            )
+    for token, name in expected.items():
+        if token not in found:
+            yield Difference(name, f"the token {token[:8]}... is refused, and the file has it")
+
+
+def _key_differences(settings: Settings, reality: Reality) -> Iterator[Difference]:
+    """Keys of Qdrant's own, with which nobody needs a token."""
+    if reality.qdrant_keys is None:
+        return
+    if reality.qdrant_keys.get("read_only_api_key"):
+        yield Difference("", "Qdrant has a read-only key for everything, and we set none", True)
+    alternative = settings.secrets.qdrant_alt_api_key is not None
+    if bool(reality.qdrant_keys.get("alt_api_key")) != alternative:
+        text = "has none" if alternative else "has one, and the file does not"
+        yield Difference("", f"of a second API key: Qdrant {text}", not alternative)
+
+
+def _stray_tokens(settings: Settings, reality: Reality) -> Iterator[Row]:
+    expected = _expected_tokens(settings)
+    for token in reality.tokens or ():
+        if token.id not in expected:
+            yield Row(
+                who=token.developer or "?",
+                source="any that is open",
+                ports=(),
+                account=f"token {token.id[:8]}...",
+                collections=("?",),
+                rights="?",
+                seen=_seen(reality, token.developer),
+                listed=False,
+            )

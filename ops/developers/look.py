@@ -1,0 +1,168 @@
+"""Runs on the machine: looks at who can really reach it and prints that as one JSON line.
+
+Sent over SSH with its three parts, so: standard library only, Python 3.10 or newer. It changes
+nothing, judges nothing and prints no secret. The argument is JSON, see QUESTION in look_common.py;
+what cannot be read is told under "errors" with the reason, and never passes for empty.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import os
+import re
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+from ops.developers.look_common import QUESTION, at, run
+from ops.developers.look_logins import accounts, keys
+from ops.developers.look_tokens import keys_of_qdrant, seen, tokens
+
+SECTION_SECONDS = 20.0
+
+
+def firewall() -> dict[str, Any]:
+    """Policies and rules of the filter table by family and chain, as `iptables -S` prints them."""
+    return {
+        family: chains(run(tool, "-w", "5", "-S"))
+        for family, tool in (("v4", "iptables"), ("v6", "ip6tables"))
+    }
+
+
+def chains(listing: str) -> dict[str, Any]:
+    policies: dict[str, str] = {}
+    rules: dict[str, list[str]] = {}
+    for line in listing.splitlines():
+        kind, _, rest = line.partition(" ")
+        chain = rest.split(" ")[0]
+        if kind in ("-A", "-P", "-N"):
+            rules.setdefault(chain, []).extend([line] if kind == "-A" else [])
+        if kind == "-P":
+            policies[chain] = rest.split(" ")[1]
+    return {"policies": policies, "rules": rules}
+
+
+def stored() -> dict[str, dict[str, list[str]]]:
+    """The rules that open the machine at the next boot, by family and chain."""
+    return {
+        family: chains("\n".join([*lines(f"user{six}.rules"), *lines(f"after{six}.rules")]))[
+            "rules"
+        ]
+        for family, six in (("v4", ""), ("v6", "6"))
+    }
+
+
+def lines(name: str) -> list[str]:
+    return at(f"/etc/ufw/{name}").read_text(encoding="utf-8", errors="replace").splitlines()
+
+
+def connections() -> list[dict[str, Any]]:
+    """Established ones, of SSH and through the edge: source, port as the client asked, number."""
+    found = ssh_peers(run("ss", "-Htn", "state", "established"), QUESTION["ssh_port"])
+    if QUESTION["edge_ports"]:
+        for family in ("ipv4", "ipv6"):
+            tracked = run("conntrack", "-L", "-f", family, "-p", "tcp")
+            found += tracked_peers(tracked, QUESTION["edge_ports"])
+    return [
+        {"source": source, "port": port, "count": count}
+        for (source, port), count in sorted(Counter(found).items())
+    ]
+
+
+def ssh_peers(listing: str, port: int) -> list[tuple[str, int]]:
+    peers = []
+    for line in listing.splitlines():
+        local, peer = line.split()[2:4]
+        if local.rpartition(":")[2] == str(port):
+            source = peer.rpartition(":")[0].strip("[]").partition("%")[0]
+            peers.append((source.removeprefix("::ffff:"), port))
+    return peers
+
+
+def tracked_peers(listing: str, ports: list[int]) -> list[tuple[str, int]]:
+    """Those that were led on to a container; one that only passes through answers from where it
+    was sent to."""
+    peers = []
+    for line in listing.splitlines():
+        pairs = re.findall(r"(src|dst|sport|dport)=(\S+)", line)
+        if " ESTABLISHED " not in line or len(pairs) < 8:
+            continue
+        asked, answered = dict(pairs[:4]), dict(pairs[4:8])
+        if int(asked["dport"]) in ports and asked["dst"] != answered["src"]:
+            peers.append((asked["src"], int(asked["dport"])))
+    return peers
+
+
+def networks() -> list[str]:
+    """What the machine itself is part of or knows a way to, Docker's own networks left out."""
+    found = set()
+    for link in json.loads(run("ip", "-j", "addr")):
+        if not is_docker(link.get("ifname", "")):
+            for each in link.get("addr_info", []):
+                found.add(f"{each['local']}/{each['prefixlen']}")
+    for family in ("-4", "-6"):
+        for route in json.loads(run("ip", family, "-j", "route") or "[]"):
+            # a way to nowhere is none
+            if not is_docker(route.get("dev", "")) and route.get("type", "unicast") == "unicast":
+                found.add(route["dst"])
+    told = [ipaddress.ip_network(each, strict=False) for each in found - {"default"}]
+    return sorted({str(each) for each in told if not (each.is_link_local or each.is_multicast)})
+
+
+def is_docker(interface: str) -> bool:
+    return interface == "lo" or interface.startswith(("docker", "br-", "veth"))
+
+
+SECTIONS: dict[str, Callable[[], Any]] = {
+    "firewall": firewall,
+    "stored": stored,
+    "connections": connections,
+    "accounts": accounts,
+    "keys": keys,
+    "tokens": tokens,
+    "qdrant_keys": keys_of_qdrant,
+    "seen": seen,
+    "networks": networks,
+}
+
+
+def gather(sections: dict[str, Callable[[], Any]], seconds: float) -> dict[str, dict[str, Any]]:
+    """All sections side by side. One that fails or hangs becomes a sentence under "errors"."""
+    values: dict[str, Any] = {}
+    errors: dict[str, str] = {}
+
+    def look(name: str) -> None:
+        try:
+            values[name] = sections[name]()
+        except Exception as error:
+            errors[name] = str(error) or type(error).__name__
+
+    threads = [threading.Thread(target=look, args=(name,), daemon=True) for name in sections]
+    end = time.monotonic() + seconds
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(max(0.0, end - time.monotonic()))
+    values, errors = dict(values), dict(errors)
+    for name in sections:
+        if name not in values and name not in errors:
+            errors[name] = f"no answer within {seconds:.3g} s"
+    return {"values": values, "errors": errors}
+
+
+def main() -> None:
+    os.environ["PATH"] = (
+        os.environ.get("PATH", "/usr/bin:/bin") + ":/usr/local/sbin:/usr/sbin:/sbin"
+    )
+    if len(sys.argv) > 1:
+        QUESTION.update(json.loads(sys.argv[1]))
+    print(json.dumps(gather(SECTIONS, SECTION_SECONDS)), flush=True)
+    os._exit(0)  # a thread that hangs must not keep the connection open
+
+
+if __name__ == "__main__":
+    main()
