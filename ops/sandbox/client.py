@@ -42,15 +42,16 @@ class Client:
 
 
 @contextmanager
-def client(name: str, ipv4: str = "", ipv6: str = "") -> Iterator[Client]:
+def client(name: str, ipv4: str = "", ipv6: str = "", *, image: str = "") -> Iterator[Client]:
     """Another machine: "allowed" (the developer dora), "denied" (listed nowhere), or any name
-    with addresses of its own in 198.51.100.0/24 and 2001:db8::/64. Removed on exit."""
+    with addresses of its own in 198.51.100.0/24 and 2001:db8::/64. It runs the host's image, or
+    another one. Removed on exit."""
     known_ipv4, known_ipv6 = CLIENTS.get(name, ("", ""))
     ipv4, ipv6 = ipv4 or known_ipv4, ipv6 or known_ipv6
     if not (ipv4 and ipv6):
         raise ValueError(f"the client {name!r} needs ipv4 and ipv6")
     container = f"{NAME}-client-{name}"
-    image = host_image(lambda _: None)
+    image = image or host_image(lambda _: None)
     engine.attempt("rm", "--force", container)
     try:
         engine.docker(
