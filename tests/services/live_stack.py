@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import jwt
 
 from ops.backup.manifest import new_run
 from ops.backup.records import Record, write_record
@@ -29,6 +30,7 @@ from ops.backup.store import repositories
 from ops.sandbox.archive import BORROWED, CA_BUNDLE
 from ops.sandbox.build import base_image, built_image
 from ops.settings.host import Credentials, FilesSource, HostConfig, QdrantSource, Repository
+from ops.settings.people import ACCESS_COLLECTION
 
 LABEL = "stackroom.test.live"
 DIMENSION = 8
@@ -104,7 +106,7 @@ class LiveStack:
             docker("volume", "create", *label, volume)
             os.chown(self.mounted(volume), HOSTED_UID, HOSTED_UID)
         settings = self.folder / "local.yaml"
-        settings.write_text(json.dumps({"service": {"api_key": self.key}}))
+        settings.write_text(json.dumps({"service": {"api_key": self.key, "jwt_rbac": True}}))
         settings.chmod(0o444)
         docker(
             *("run", "--detach", "--name", self.qdrant, *label, "--memory", "1g"),
@@ -176,6 +178,35 @@ class LiveStack:
     def alias(self, alias: str, collection: str) -> None:
         new = {"alias_name": alias, "collection_name": collection}
         self.send("POST", "/collections/aliases", {"actions": [{"create_alias": new}]})
+
+    def let_in(self, *tokens: str) -> None:
+        """Make the access points exactly these token ids, as a deploy does."""
+        path = f"/collections/{ACCESS_COLLECTION}"
+        if {"name": ACCESS_COLLECTION} not in self.send("GET", "/collections")["collections"]:
+            self.send("PUT", path, {"vectors": {}})
+            index = {"field_name": "token", "field_schema": "keyword"}
+            self.send("PUT", f"{path}/index?wait=true", index)
+        there = self.send("POST", f"{path}/points/scroll", {"limit": 100})["points"]
+        gone = [point["id"] for point in there if point["id"] not in tokens]
+        if gone:
+            self.send("POST", f"{path}/points/delete?wait=true", {"points": gone})
+        points = [
+            {"id": t, "vector": {}, "payload": {"token": t, "developer": "bob"}} for t in tokens
+        ]
+        if points:
+            self.send("PUT", f"{path}/points?wait=true", {"points": points})
+
+    def status(self, token: str) -> int:
+        """What Qdrant answers a developer who reads the books with this token."""
+        match = {"key": "token", "value": token}
+        claims = {
+            "exp": int(time.time()) + 3600,
+            "access": [{"collection": "books", "access": "r"}],
+            "value_exists": {"collection": ACCESS_COLLECTION, "matches": [match]},
+        }
+        signed = jwt.encode(claims, self.key, "HS256")
+        count = f"{self.url}/collections/books/points/count"
+        return httpx.post(count, json={}, headers={"api-key": signed}).status_code
 
     def write(self, path: str, text: str) -> None:
         file = self.mounted(self.library) / path

@@ -24,13 +24,15 @@ import jwt
 import pytest
 from stand_in_process import PROGRAM, StandIn, make
 
-from ops.backup.manifest import new_run
+from ops.backup.manifest import QdrantFacts, new_run
+from ops.backup.qdrant import QdrantCollector
 from ops.backup.source import Event, Tell, silent
 from ops.errors import BackupError, StackroomError
 from ops.restore import access, switch
 from ops.restore.access import Access
+from ops.restore.collection import restore_collection
 from ops.restore.live import LiveQdrant
-from ops.settings.host import Credentials, HostConfig
+from ops.settings.host import Credentials, HostConfig, QdrantSource
 from ops.settings.people import ACCESS_COLLECTION
 
 pytestmark = pytest.mark.services
@@ -475,11 +477,22 @@ def test_nobody_removes_a_developer_while_the_data_are_switched(
     assert subprocess.run(["flock", "-n", lock, "true"], check=False).returncode == 0
 
 
+def test_a_backup_takes_every_collection_but_the_access_points(
+    machine: Machine, credentials: Credentials, tmp_path: Path
+) -> None:
+    source = QdrantSource(url=machine.server.url, container="", image="qdrant/qdrant:v1.19.0")
+    staging = tmp_path / "staging"
+    staging.mkdir()
+    collected = QdrantCollector(source, credentials).collect(staging, silent)
+    assert isinstance(collected.facts, QdrantFacts)
+    assert [each.name for each in collected.facts.collections] == ["books"]
+    assert [item.path for item in collected.items] == ["qdrant/books.snapshot"]
+    assert machine.send("GET", f"{PATH}/snapshots") == []
+
+
 def test_a_restore_never_brings_back_or_makes_the_collection_itself(
     config: HostConfig, credentials: Credentials
 ) -> None:
-    from ops.restore.collection import restore_collection
-
     for choice in (
         {"name": ACCESS_COLLECTION},
         {"name": "books", "new_name": ACCESS_COLLECTION},

@@ -16,12 +16,14 @@ from typing import Any
 import pytest
 from live_stack import LiveStack, docker, live_stack
 
+from ops.backup import qdrant as qdrant_collector
 from ops.backup.manifest import new_run
 from ops.backup.records import Record, read_records
 from ops.backup.source import Event, Tell
 from ops.errors import BackupError, StackroomError
 from ops.restore import live as live_room
 from ops.restore import switch
+from ops.restore.drill import drill
 from ops.restore.whole import confirm, restore_stack, undo
 
 pytestmark = pytest.mark.services
@@ -103,6 +105,83 @@ def test_an_undo_brings_back_what_ran_before(stack: LiveStack) -> None:
     assert read_records(stack.config.base, "backup")[-1].details["safety"] is True
     assert restore(stack, replace=True).subject == run
     assert stack.data() == good
+
+
+ANNAS, BOBS, CAROLS = (f"00000000-0000-4000-8000-00000000000{number}" for number in "123")
+
+
+def who_comes_in(stack: LiveStack) -> set[str]:
+    found = {token: stack.status(token) for token in (ANNAS, BOBS, CAROLS)}
+    assert set(found.values()) <= {200, 401, 403}, found
+    return {token for token, status in found.items() if status == 200}
+
+
+def test_those_who_may_come_in_are_the_same_after_a_restore_and_after_its_undo(
+    stack: LiveStack,
+) -> None:
+    stack.let_in(ANNAS, BOBS)
+    run = stack.back_up()
+    kept_names = [path.name for path in (stack.config.base / "current" / "qdrant").iterdir()]
+    assert kept_names and not any("stackroom_access" in name for name in kept_names)
+    drilled = drill(stack.config, stack.credentials, source="local", run=run)
+    assert drilled.outcome == "ok"
+    stack.spoil()
+    stack.let_in(ANNAS, CAROLS)  # bob is removed, carol comes
+    record = restore(stack, run=run, replace=True)
+    assert record.outcome == "ok" and len(stack.data()["books"]) == 60
+    assert who_comes_in(stack) == {ANNAS, CAROLS}
+    docker("restart", stack.qdrant)
+    stack.wait()
+    assert who_comes_in(stack) == {ANNAS, CAROLS}
+    stack.let_in(CAROLS)
+    told = undo(stack.config, stack.credentials)
+    stack.wait()
+    assert "refused" not in told and who_comes_in(stack) == {CAROLS}
+
+
+def test_a_backup_that_holds_access_points_does_not_bring_them_back(
+    stack: LiveStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a version made it that knew nothing of them, or somebody else's."""
+    stack.let_in(ANNAS, BOBS)
+    with monkeypatch.context() as other:
+        other.setattr(qdrant_collector, "ACCESS_COLLECTION", "")
+        run = stack.back_up()
+    items = [path.name for path in (stack.config.base / "current" / "qdrant").iterdir()]
+    assert any("stackroom_access" in name for name in items)
+    stack.let_in(ANNAS)
+    drilled = drill(stack.config, stack.credentials, source="local", run=run)
+    assert drilled.outcome == "ok"
+    subjects = [each["subject"] for each in drilled.details["comparisons"]]
+    assert not any("stackroom_access" in subject for subject in subjects)
+    record = restore(stack, run=run, replace=True)
+    assert record.outcome == "ok" and who_comes_in(stack) == {ANNAS}
+
+
+def test_a_new_machine_lets_in_whom_its_own_deploy_has_let_in(stack: LiveStack) -> None:
+    stack.let_in(ANNAS, BOBS)
+    stack.back_up()
+    emptied(stack)
+    shutil.rmtree(stack.config.base)
+    stack.let_in(ANNAS)  # who was removed since the old machine's last backup
+    assert restore(stack, source="offsite").outcome == "ok"
+    assert who_comes_in(stack) == {ANNAS} and len(stack.data()["books"]) == 60
+
+
+def test_where_nobody_can_be_asked_all_are_refused_and_the_record_says_what_to_do(
+    stack: LiveStack,
+) -> None:
+    stack.let_in(ANNAS, BOBS)
+    run = stack.back_up()
+    docker("stop", stack.qdrant)
+    record = restore(stack, run=run, replace=True)
+    assert (record.outcome, record.exit_code) == ("warning", 1)
+    assert f"stackroom -e {stack.name} deploy" in record.error
+    stack.wait()
+    assert who_comes_in(stack) == set()
+    stack.let_in(ANNAS)
+    # it did not run before, and is not started: whoever starts it has to deploy
+    assert "deploy" in undo(stack.config, stack.credentials)
 
 
 def emptied(stack: LiveStack) -> None:
