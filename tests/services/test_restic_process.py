@@ -100,8 +100,8 @@ def test_restic_does_not_outlive_us(place: Place, number: signal.Signals) -> Non
     assert process.stdout
     process.stdout.readline()  # it is at work
     before = place.ids()
-    # restic and rclone: both were given the path of a credential
-    given = f"={place.folder}/credentials/"
+    # restic was given a path below credentials, rclone one below cache: its own copy
+    given = f"={place.folder}/c"
     count = len(alive(given))
     process.send_signal(number)
     assert process.wait(SECONDS) == -number
