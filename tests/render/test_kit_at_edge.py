@@ -167,8 +167,9 @@ def test_the_line_with_curl_works_as_printed(served: Served) -> None:
 
 @pytest.mark.slow
 def test_the_snippet_trusts_the_edges_own_ca(served: Served) -> None:
-    done = served.run(sys.executable, "-W", "error", "example.py")
+    done = served.run(sys.executable, "example.py")
 
+    # not a warning either, such as of a version asked without that CA
     assert (done.returncode, done.stderr) == (0, "")
 
 

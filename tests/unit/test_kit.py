@@ -389,6 +389,7 @@ def test_no_foreign_folder_is_written_into(
         folder.mkdir(mode=0o755)
     (home / "thesis.txt").write_text("mine")
     (other / "README.md").write_text(kit.title.replace("bob", "bobby") + "\n")
+    (tmp_path / "elsewhere").mkdir()
     link.symlink_to(tmp_path / "elsewhere")
     file.write_text("mine")
 
