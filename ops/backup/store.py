@@ -75,6 +75,8 @@ def _store_in(
             folder,
             job.run,
             timeout=job.share(others),
+            # also in the repository: a machine that is lost has lost its records too
+            safety=job.record.details.get("safety") is True,
             on_bytes=lambda done, total: job.tell(Event(step, restic.name, done, total)),
         )
     except StackroomError as error:

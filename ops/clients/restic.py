@@ -26,8 +26,8 @@ from ops.settings.host import RESTIC_PASSWORD, Credentials, Repository
 NO_REPOSITORY, LOCKED, WRONG_PASSWORD = 10, 11, 12
 # restic's exit codes; one that is not here is a failure all the same
 CODES = {1: "failed", 2: "crashed", 3: "could not read all files", 130: "was interrupted"}
+SAFETY = "safety"  # the tag of what a restore was about to replace
 LISTING = 5  # times `timeout`: what reads or removes many small files
-LOCK_BYTES = 64 * 1024
 
 OnBytes = Callable[[int, int], None]  # done, total
 
@@ -48,13 +48,15 @@ class Stored:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """`time` is aware UTC; `run` is empty where the snapshot has no tag run=<run>."""
+    """`time` is aware UTC; `run` is empty where the snapshot has no tag run=<run>; `safety`: it is
+    of what a restore was about to replace."""
 
     id: str
     time: datetime
     run: str
     path: str
     host: str
+    safety: bool = False
 
 
 class Restic:
@@ -110,9 +112,11 @@ class Restic:
         run: str,
         *,
         timeout: float,
+        safety: bool = False,
         on_bytes: OnBytes = lambda done, total: None,
     ) -> Stored:
-        """Store a folder under the tag run=<run>, and read back that it is there.
+        """Store a folder under the tags run=<run> and, where it is one, `safety`; and read back
+        that it is there.
 
         Any exit code but 0 is a failure, also 3: files that could not be read.
         """
@@ -128,13 +132,15 @@ class Restic:
             elif message.get("message_type") == "status":
                 on_bytes(message.get("bytes_done", 0), message.get("total_bytes", 0))
 
-        tagged = ("--tag", f"run={run}", "--host", self._host)
+        tags = ("--tag", f"run={run}", *(("--tag", SAFETY) if safety else ()))
+        tagged = (*tags, "--host", self._host)
         self._work("backup", *tagged, "--", str(folder), timeout=timeout, on_line=on_line)
         total = summary.get("total_bytes_processed", 0)
         on_bytes(total, total)
         snapshot = str(summary.get("snapshot_id", ""))
-        there = [(x.id, x.run, x.path) for x in self._snapshots(snapshot)] if snapshot else []
-        if there != [(snapshot, run, str(folder))]:
+        there = self._snapshots(snapshot) if snapshot else []
+        found = [(x.id, x.run, x.path, x.safety) for x in there]
+        if found != [(snapshot, run, str(folder), safety)]:
             raise ServiceError(f"{self._who()}: restic reported success, but has no such snapshot")
         return Stored(
             snapshot,
@@ -246,7 +252,7 @@ class Restic:
     def _make(self) -> None:
         if self._access.kind == "local":
             folder = Path(self._repository.url)
-            _clear_for_a_repository(folder, self._who())
+            access.clear_for_a_repository(folder, self._who())
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._need_success("init", self._call("init"))
 
@@ -331,7 +337,7 @@ class Restic:
 
     def _lock_option(self) -> list[str]:
         """For what only reads: it goes without a lock where none can be written."""
-        if self._access.kind != "local" or _can_be_locked(Path(self._repository.url)):
+        if self._access.kind != "local" or access.can_be_locked(Path(self._repository.url)):
             return []
         return ["--no-lock"]
 
@@ -348,13 +354,15 @@ def _message(line: str) -> dict[str, Any]:
 
 
 def _snapshot(entry: dict[str, Any]) -> Snapshot:
-    runs = [tag.removeprefix("run=") for tag in entry.get("tags") or [] if tag.startswith("run=")]
+    tags = entry.get("tags") or []
+    runs = [tag.removeprefix("run=") for tag in tags if tag.startswith("run=")]
     return Snapshot(
         id=entry["id"],
         time=datetime.fromisoformat(entry["time"]).astimezone(UTC),
         run=runs[0] if runs else "",
         path=entry["paths"][0],
         host=entry.get("hostname", ""),
+        safety=SAFETY in tags,
     )
 
 
@@ -370,29 +378,3 @@ def _empty(folder: Path) -> None:
             shutil.rmtree(entry, ignore_errors=True)
         else:
             entry.unlink(missing_ok=True)
-
-
-def _can_be_locked(folder: Path) -> bool:
-    """Whether a file can be written there: not on a read-only file system, nor on a full one."""
-    found = os.statvfs(folder)
-    return not found.f_flag & os.ST_RDONLY and found.f_bavail * found.f_frsize > LOCK_BYTES
-
-
-def _clear_for_a_repository(folder: Path, who: str) -> None:
-    """Raises ServiceError where the folder holds anything but a repository never finished.
-
-    A `restic init` that was killed leaves keys and no config, and restic itself then refuses both
-    to open it and to make it. Nothing can have been stored in it.
-    """
-    if not folder.exists():
-        return
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    harmless = re.compile(r"(keys|locks)/.*|config-tmp-\d+")
-    others = [path for path in files if not harmless.fullmatch(str(path.relative_to(folder)))]
-    if others:
-        raise ServiceError(
-            f"{who}: there is no repository, and {folder} holds something else: {others[0].name}",
-            f"ls -la {folder}; a repository that has lost its config file needs it back",
-        )
-    for file in files:
-        file.unlink()

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ops.clients.child import run_child
-from ops.errors import MissingToolError, SettingsError
+from ops.errors import MissingToolError, ServiceError, SettingsError
 from ops.settings.host import (
     OFFSITE_ENV,
     OFFSITE_SSH_KEY,
@@ -29,6 +29,7 @@ PROGRAM = "STACKROOM_RESTIC"  # environment: another program than PATH's restic
 AT_LEAST = (0, 17, 1)  # the first whose exit codes tell a wrong password from a missing repository
 INSTALL = "apt-get install restic  (Debian 13), or: stackroom -e <env> deploy"
 DEPLOY = "set it in secrets.toml, then: stackroom -e <env> deploy"
+LOCK_BYTES = 64 * 1024
 _HOST_ALIAS = "stackroom-offsite"  # of the configured host key, whatever the server's address
 
 
@@ -216,3 +217,29 @@ def _need_program(name: str) -> None:
     if shutil.which(name) is None:
         package = {"ssh": "openssh-client"}.get(name, name)
         raise MissingToolError(f"{name} is not installed", f"apt-get install {package}")
+
+
+def can_be_locked(folder: Path) -> bool:
+    """Whether a file can be written there: not on a read-only file system, nor on a full one."""
+    found = os.statvfs(folder)
+    return not found.f_flag & os.ST_RDONLY and found.f_bavail * found.f_frsize > LOCK_BYTES
+
+
+def clear_for_a_repository(folder: Path, who: str) -> None:
+    """Raises ServiceError where the folder holds anything but a repository never finished.
+
+    A `restic init` that was killed leaves keys and no config, and restic itself then refuses both
+    to open it and to make it. Nothing can have been stored in it.
+    """
+    if not folder.exists():
+        return
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    harmless = re.compile(r"(keys|locks)/.*|config-tmp-\d+")
+    others = [path for path in files if not harmless.fullmatch(str(path.relative_to(folder)))]
+    if others:
+        raise ServiceError(
+            f"{who}: there is no repository, and {folder} holds something else: {others[0].name}",
+            f"ls -la {folder}; a repository that has lost its config file needs it back",
+        )
+    for file in files:
+        file.unlink()

@@ -93,13 +93,15 @@ def for_restore(config: HostConfig, credentials: Credentials, source: str, run: 
     the only one that was named cannot be asked.
     """
     names = [source] if source else [repository.name for repository in config.repositories]
-    return choose(config, credentials, names, run, unwanted=safety_runs(read_records(config.base)))
+    unwanted = safety_runs(read_records(config.base))
+    return choose(config, credentials, names, run, unwanted=unwanted, safety=False)
 
 
 def safety_runs(records: Sequence[Record]) -> set[str]:
     """The backups that restores made of what they were about to replace, however they ended.
 
-    Their own record says so, also where the restore was killed before it had one.
+    Their own record says so, also where the restore was killed before it had one. Those that a tag
+    marks in the repository need none.
     """
     marked = {r.run for r in records if r.kind == "backup" and r.details.get("safety") is True}
     named = {str(r.details.get("safety", "")) for r in records if r.kind == "restore"}
@@ -113,11 +115,12 @@ def choose(
     run: str,
     *,
     unwanted: Collection[str] = (),
+    safety: bool = True,
 ) -> Chosen:
     """The run out of the first of these repositories that has it.
 
-    `latest` is the newest good one in all that answer, but for those `unwanted`; the others are
-    told of in the remarks.
+    `latest` is the newest good one in all that answer, but for those `unwanted`, and for safety
+    backups where `safety` is false; the others are told of in the remarks.
     """
     if run != LATEST and not is_run(run):
         raise SettingsError(f"{run!r} is no run of a backup", "stackroom backup list")
@@ -138,7 +141,8 @@ def choose(
             continue
         if run != LATEST and pick(asked[-1][1], records, run, now):
             break  # it is found; the others need not be waited for
-    everywhere = [snapshot for _, found in asked for snapshot in found]
+    named = run != LATEST
+    everywhere = [s for _, found in asked for s in found if safety or named or not s.safety]
     if best := pick(everywhere, records, run, now, unwanted):
         for restic, found in asked:
             if snapshot := pick(found, records, best.run, now):

@@ -59,6 +59,18 @@ def test_what_is_stored_comes_back_byte_for_byte(place: Place) -> None:
     assert abs(datetime.now(UTC) - ours.time) < timedelta(minutes=5)
 
 
+def test_a_safety_backup_is_marked_in_the_repository_itself(place: Place) -> None:
+    client = place.client()
+    client.open()
+    folder = place.data(5_000)
+    client.backup(folder, RUN.format(1), timeout=SECONDS)
+    client.backup(folder, RUN.format(2), timeout=SECONDS, safety=True)
+    tags = [snapshot["tags"] for snapshot in json.loads(place.raw("snapshots").stdout)]
+    assert tags == [[f"run={RUN.format(1)}"], [f"run={RUN.format(2)}", "safety"]]
+    found = [(snapshot.run, snapshot.safety) for snapshot in client.snapshots()]
+    assert found == [(RUN.format(1), False), (RUN.format(2), True)]
+
+
 def test_the_same_again_adds_next_to_nothing(place: Place) -> None:
     place.back_up(3_000_000)
     shutil.rmtree(place.folder / "current")  # each run stages anew

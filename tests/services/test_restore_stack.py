@@ -206,6 +206,21 @@ def test_a_new_machine_takes_the_backup_without_replace_and_without_records(
     assert record.details["safety"].startswith("none")
 
 
+def test_a_new_machine_does_not_take_what_was_about_to_be_replaced(stack: LiveStack) -> None:
+    good = stack.data()
+    run = stack.back_up()
+    stack.spoil()
+    restore(stack, replace=True)
+    confirm(stack.config)
+    stack.spoil()
+    restore(stack, replace=True)  # its safety backup is the newest that the repositories have
+    confirm(stack.config)
+    emptied(stack)
+    shutil.rmtree(stack.config.base)
+    assert restore(stack, source="offsite").subject == run
+    assert stack.data() == good
+
+
 def test_an_empty_backup_is_restored_only_by_its_name(stack: LiveStack) -> None:
     emptied(stack)
     run = stack.back_up()

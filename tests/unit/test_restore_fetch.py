@@ -141,6 +141,17 @@ def test_what_a_restore_was_about_to_replace_is_not_the_latest(
     assert holding(repo, drill="local").snapshot == safety
 
 
+def test_a_tag_says_it_too_where_the_records_are_lost_with_their_machine(
+    holding: Callable[..., fetch.Chosen],
+) -> None:
+    good, safety = snapshot(2), dataclasses.replace(snapshot(1), safety=True)
+    assert holding(Repo("local", good, safety)).snapshot == good
+    assert holding(Repo("local", good, safety), run=run(1)).snapshot == safety
+    assert holding(Repo("local", good, safety), drill="local").snapshot == safety
+    # the run that is chosen has the tag in no repository, whichever is asked first
+    assert holding(Repo("local", safety), Repo("offsite", good, safety)).snapshot == good
+
+
 def test_the_latest_is_the_newest_of_all_repositories(
     holding: Callable[..., fetch.Chosen],
 ) -> None:
