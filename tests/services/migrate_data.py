@@ -6,6 +6,8 @@ Fills servers over plain REST and embedded folders by the official client; no co
 
 from __future__ import annotations
 
+import contextlib
+import secrets
 import uuid
 import warnings
 from collections.abc import Iterator
@@ -16,6 +18,7 @@ from typing import Any
 import httpx
 import numpy as np
 from qdrant_client import QdrantClient, models
+from stand_in_process import StandIn, make
 
 Json = dict[str, Any]
 PointId = int | str
@@ -237,11 +240,40 @@ class Rest:
         for batch in batches(data):
             self.send("PUT", f"/collections/{name}/points?wait=true", {"points": batch})
 
+    def copy(self, name: str, other: str, *, create: Json | None = None) -> None:
+        """Another collection with the points of this one, as the server gives them out."""
+        self.send("PUT", f"/collections/{other}", create or {"vectors": {}})
+        for points in self.scroll(name):
+            self.send("PUT", f"/collections/{other}/points?wait=true", {"points": points})
+
+    def scroll(self, name: str) -> Iterator[list[Json]]:
+        """All points, some at a time."""
+        body: Json = {"limit": 500, "with_vector": True, "with_payload": True}
+        while True:
+            found = self.send("POST", f"/collections/{name}/points/scroll", body)
+            if found["points"]:
+                yield found["points"]
+            if found["next_page_offset"] is None:
+                return
+            body["offset"] = found["next_page_offset"]
+
+    def point(self, name: str, point: PointId) -> Json:
+        body = {"ids": [point], "with_vector": True, "with_payload": True}
+        found: Json = self.send("POST", f"/collections/{name}/points", body)[0]
+        return found
+
+    def put(self, name: str, *points: Json) -> None:
+        self.send("PUT", f"/collections/{name}/points?wait=true", {"points": list(points)})
+
+    def delete(self, name: str, *ids: PointId) -> None:
+        self.send("POST", f"/collections/{name}/points/delete?wait=true", {"points": list(ids)})
+
     def count(self, name: str) -> int:
         return int(self.send("POST", f"/collections/{name}/points/count", {"exact": True})["count"])
 
     def drop(self, name: str) -> None:
-        self._http.request("DELETE", f"/collections/{name}?timeout=60")
+        answer = self._http.request("DELETE", f"/collections/{name}?timeout=60")
+        assert answer.is_success, answer.text
 
     def alias(self, alias: str, name: str) -> None:
         new = {"create_alias": {"alias_name": alias, "collection_name": name}}
@@ -286,3 +318,15 @@ def fill_folder(folder: Path, name: str, data: Dataset) -> None:
         for batch in batches(data):
             client.upsert(name, [models.PointStruct(**point) for point in batch])
         client.close()
+
+
+@contextlib.contextmanager
+def running_stand_in(folder: Path) -> Iterator[StandIn]:
+    """One more server, which a test may stop and start again."""
+    stand_in = make(folder, secrets.token_hex(24))
+    stand_in.start()
+    try:
+        yield stand_in
+    finally:
+        if stand_in.process and stand_in.process.poll() is None:
+            stand_in.stop()
