@@ -67,8 +67,7 @@ def mint(settings: Settings, name: str, token_id: str = "") -> SecretStr:
     Raises SettingsError as `claims` does.
     """
     token_id = token_id or _holder(settings, name).token
-    # while the server's key is rotated the alternative one is the newer: its tokens stay good
-    key = settings.secrets.qdrant_alt_api_key or settings.secrets.qdrant_api_key
+    key = settings.secrets.newest_qdrant_key()
     return SecretStr(
         jwt.encode(claims(settings, name, token_id), key.get_secret_value(), ALGORITHM)
     )

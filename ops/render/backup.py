@@ -188,7 +188,7 @@ def _sources(settings: Settings) -> list[Source]:
 def _credentials(settings: Settings) -> list[RenderedFile]:
     secrets = settings.secrets
     texts = {
-        names.QDRANT_API_KEY: secrets.qdrant_api_key.get_secret_value(),
+        names.QDRANT_API_KEY: secrets.newest_qdrant_key().get_secret_value(),
         names.RESTIC_PASSWORD: secrets.restic_password.get_secret_value(),
         names.OFFSITE_ENV: "\n".join(
             f"{name}={value.get_secret_value()}" for name, value in secrets.offsite_env.items()

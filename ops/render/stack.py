@@ -250,7 +250,7 @@ def _caddyfile(environment: Environment) -> RenderedFile:
 
 
 def _api_environment(settings: Settings) -> RenderedFile:
-    lines = [f"QDRANT_API_KEY={settings.secrets.qdrant_api_key.get_secret_value()}"]
+    lines = [f"QDRANT_API_KEY={settings.secrets.newest_qdrant_key().get_secret_value()}"]
     if settings.secrets.mistral_api_key:
         lines.append(f"MISTRAL_API_KEY={settings.secrets.mistral_api_key.get_secret_value()}")
     text = "\n".join(lines) + "\n"

@@ -225,6 +225,11 @@ class Secrets(Model):
     notice_urls: list[SecretStr] = []
     ping_urls: dict[PingedJob, SecretStr] = {}
 
+    def newest_qdrant_key(self) -> SecretStr:
+        """What signs tokens and what our own services use: while the key is rotated, the new one,
+        so that nothing of theirs changes when the old one is dropped."""
+        return self.qdrant_alt_api_key or self.qdrant_api_key
+
 
 class Settings(BaseSettings):
     """One environment. Sources: the three TOML files of its folder, nothing else."""

@@ -160,8 +160,9 @@ def test_secrets_stand_only_in_the_secret_files_of_those_who_read_them(
     }
     api = {"api/api.env"} if api_kind != "none" else set()
     assert holding == {
-        "qdrant_api_key": {"qdrant/local.yaml"} | api,
-        "qdrant_alt_api_key": {"qdrant/local.yaml"},
+        "qdrant_api_key": {"qdrant/local.yaml"},
+        # while the key is rotated, the api has the new one: it is not started anew for the end
+        "qdrant_alt_api_key": {"qdrant/local.yaml"} | api,
         "api_token": {"edge/Caddyfile"} if api and mode != "tunnel" else set(),
         "mistral_api_key": api,
     }
@@ -210,10 +211,11 @@ def test_the_api_gets_what_it_is_promised(render: Render, canaries: dict[str, st
     rendered = render(**BASE)
     lines = dict(line.split("=", 1) for line in rendered.text("api/api.env").splitlines())
     assert lines == {
-        "QDRANT_API_KEY": canaries["qdrant_api_key"],
+        "QDRANT_API_KEY": canaries["qdrant_alt_api_key"],
         "MISTRAL_API_KEY": canaries["mistral_api_key"],
     }
-    without = render(secrets={"qdrant_api_key": PLAIN, "mistral_api_key": None}, **BASE)
+    alone = {"qdrant_api_key": PLAIN, "qdrant_alt_api_key": None, "mistral_api_key": None}
+    without = render(secrets=alone, **BASE)
     assert without.text("api/api.env") == f"QDRANT_API_KEY={PLAIN}\n"
     api = rendered.services["api"]
     assert api["environment"]["QDRANT_URL"] == "http://qdrant:6333"
@@ -265,8 +267,8 @@ EFFECTS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "port of the api": ({"api": {"port": 8001}}, {"api", "edge"}),
     # what is left for Qdrant changes with it
     "memory of the api": ({"api": {"memory": "2G"}}, {"api", "qdrant"}),
-    "key of Qdrant": ({"secrets": {"qdrant_api_key": "n" * 40}}, {"qdrant", "api"}),
-    "second key": ({"secrets": {"qdrant_alt_api_key": "n" * 40}}, {"qdrant"}),
+    "old key of Qdrant": ({"secrets": {"qdrant_api_key": "n" * 40}}, {"qdrant"}),
+    "new key of Qdrant": ({"secrets": {"qdrant_alt_api_key": "n" * 40}}, {"qdrant", "api"}),
     "token of the api": ({"secrets": {"api_token": "n" * 40}}, {"edge"}),
     "key of Mistral": ({"secrets": {"mistral_api_key": "n" * 40}}, {"api"}),
     "a collection": ({"collections": {"new": {"vector": {"size": 8}}}}, set()),
@@ -286,6 +288,13 @@ def test_a_change_restarts_what_it_must_and_nothing_else(render: Render, name: s
         for key, value in change.items()
     }
     assert changed(render(**BASE), render(**combined)) == effect
+
+
+def test_the_end_of_a_rotation_restarts_nothing_but_qdrant(
+    render: Render, canaries: dict[str, str]
+) -> None:
+    newer = {"qdrant_api_key": canaries["qdrant_alt_api_key"], "qdrant_alt_api_key": None}
+    assert changed(render(**BASE), render(secrets=newer, **BASE)) == {"qdrant"}
 
 
 def test_a_new_api_leaves_qdrant_running(render: Render) -> None:
