@@ -16,7 +16,7 @@ from rich.table import Table
 from ops import deploy as deploying
 from ops import inventory
 from ops import sandbox as throw_away
-from ops.cli import backup, escrow, migrate, restore, snapshot
+from ops.cli import backup, developer, escrow, migrate, restore, snapshot
 from ops.cli.common import Json, Yes, err, new_app, out, print_json, sure
 from ops.cli.place import Elsewhere, environment_of
 from ops.clients.edge import edge_ca, fingerprint
@@ -31,6 +31,7 @@ DRIFT = 2  # the exit code of `plan` when the machine is not as the inventory sa
 
 app = new_app("Turns a bare machine into a team's knowledge server, closed to everyone else.")
 sandbox = new_app("A throw-away machine for trying things out.")
+app.add_typer(developer.app, name="developer")
 app.add_typer(backup.app, name="backup")
 app.add_typer(restore.app, name="restore")
 app.add_typer(snapshot.app, name="snapshot")

@@ -87,21 +87,31 @@ def make_kit(
     return Kit(environment.name, name, files)
 
 
+def check_folder(kit: Kit, folder: Path) -> None:
+    """Whether the kit may be written there: a new folder, an empty one, or this person's kit.
+
+    Raises SettingsError for any other; nothing is changed.
+    """
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        raise SettingsError(f"{folder} is no folder", "name another one")
+    try:
+        foreign = folder.is_dir() and any(folder.iterdir()) and _title_in(folder) != kit.title
+    except OSError as error:
+        raise SettingsError(f"{folder} cannot be read: {error.strerror or error}") from None
+    if foreign:
+        raise SettingsError(
+            f"{folder} has something else in it", "name an empty folder, or a new one"
+        )
+
+
 def write_kit(kit: Kit, folder: Path) -> None:
     """Write the kit for its reader alone: the folder 0700, every file 0600.
 
-    An older kit of the same person is renewed. Raises SettingsError for any other folder that
-    has something in it, and for what cannot be written.
+    Raises SettingsError as `check_folder` does, and for what cannot be written.
     """
+    check_folder(kit, folder)
     try:
-        if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-            raise SettingsError(f"{folder} is no folder", "name another one")
-        if not folder.is_dir():
-            folder.mkdir(mode=0o700, parents=True)
-        elif any(folder.iterdir()) and _title_in(folder) != kit.title:
-            raise SettingsError(
-                f"{folder} has something else in it", "name an empty folder, or a new one"
-            )
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder.chmod(0o700)
         for name in _ALL_FILES - kit.files.keys():
             (folder / name).unlink(missing_ok=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -55,7 +55,9 @@ def prove_gone(environment_before: Environment, name: str, remote: Remote) -> li
     Raises UnreachableError without a login on the host.
     """
     with ThreadPoolExecutor(1) as aside:  # round trips of their own, side by side
-        tokens = aside.submit(lambda: list(_tokens(environment_before, name, remote)))
+        developer = environment_before.settings.developers[name]
+        ids = [each for each in (developer.token, developer.retiring) if each]
+        tokens = aside.submit(prove_refused, environment_before, name, ids, remote)
         reality = look(environment_before, remote)
     # the refused login comes last: sshd is slower with an address that it has refused
     return [
@@ -239,9 +241,15 @@ def login_answer(what: str, keys: int, code: int, said: str) -> Probe:
     return Probe(what, f"unknown: {last[-1] if last else 'ssh said nothing'}", False)
 
 
-def _tokens(before: Environment, name: str, remote: Remote) -> Iterator[Probe]:
-    developer = before.settings.developers[name]
-    for token_id in filter(None, (developer.token, developer.retiring)):
+def prove_refused(
+    environment: Environment, name: str, ids: Iterable[str], remote: Remote
+) -> list[Probe]:
+    """Tokens of these ids, shown to Qdrant. `environment`: with the person still in it."""
+    return list(_tokens(environment, name, ids, remote))
+
+
+def _tokens(before: Environment, name: str, ids: Iterable[str], remote: Remote) -> Iterator[Probe]:
+    for token_id in ids:
         label = f"the token {token_id[:8]}..."
         try:
             token = mint(_lasting(before.settings, name), name, token_id)

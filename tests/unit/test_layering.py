@@ -30,7 +30,7 @@ ALLOWED: dict[str, set[str]] = {
     "health": {"errors", "settings", "render", "clients", "collections", "escrow", "developers"},
     "demo": {"errors", "settings", "render", "clients", "deploy", "health", "sandbox"},
     "cli": {"errors", "settings", "render", "clients", "collections", "inventory", "sandbox"}
-    | {"deploy", "health", "demo", "backup", "restore", "escrow", "migrate"},
+    | {"deploy", "health", "demo", "backup", "restore", "escrow", "migrate", "developers"},
     "host": {"errors", "settings", "render", "collections", "grants", "pyinfra"},
     "deploy.py": {"settings", "render", "host", "pyinfra"},
 }

@@ -1,0 +1,200 @@
+"""A new API key for the server itself, in two phases between which both keys work.
+
+Phase 1 gives Qdrant the new key beside the old one and signs everybody's token anew; `finish` drops
+the old key. secrets.toml alone says which phase it is, so either can be run again after a kill.
+"""
+
+from __future__ import annotations
+
+import secrets
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import tomlkit
+from pydantic import SecretStr
+from tomlkit.exceptions import TOMLKitError
+
+from ops.clients.ssh import Remote
+from ops.deploy import carry_out
+from ops.developers.change import refuse_for_others
+from ops.developers.reality import Reality, look
+from ops.errors import SettingsError, StackroomError, UnreachableError
+from ops.settings import Environment
+from ops.settings.explain import SECRETS_FILE
+from ops.settings.secrets import write_private
+
+KEY, NEWER = "qdrant_api_key", "qdrant_alt_api_key"
+QDRANT_PORT = 6333
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One phase: the environment with secrets.toml as it is and as it will be.
+
+    `again`: an earlier run has written the file already, and this one only finishes the deploy.
+    """
+
+    before: Environment
+    after: Environment
+    old: str
+    new: str
+    finish: bool
+
+    @property
+    def again(self) -> bool:
+        return self.old == self.new
+
+    @property
+    def path(self) -> Path:
+        return self.before.folder / SECRETS_FILE
+
+    def holders(self) -> list[str]:
+        """The developers whose tokens work now, and are to work afterwards."""
+        current = self.after.settings.current_developers()
+        return [name for name, one in current.items() if one.collections and one.token]
+
+
+def begin(environment: Environment) -> Phase:
+    """The first phase: a new key beside the old one. Nothing is written.
+
+    Raises SettingsError for a secrets.toml that cannot be edited.
+    """
+    if environment.settings.secrets.qdrant_alt_api_key is not None:
+        return _unchanged(environment, finish=False)
+    key = secrets.token_urlsafe(32)
+
+    def edit(table: dict[str, Any]) -> None:
+        table[NEWER] = key
+
+    return _phase(environment, edit, {NEWER: SecretStr(key)}, finish=False)
+
+
+def finish(environment: Environment) -> Phase:
+    """The second phase: the new key alone. Nothing is written."""
+    newer = environment.settings.secrets.qdrant_alt_api_key
+    if newer is None:
+        return _unchanged(environment, finish=True)
+
+    def edit(table: dict[str, Any]) -> None:
+        table[KEY] = newer.get_secret_value()
+        del table[NEWER]
+
+    return _phase(environment, edit, {KEY: newer, NEWER: None}, finish=True)
+
+
+def _unchanged(environment: Environment, *, finish: bool) -> Phase:
+    text = _read(environment)
+    return Phase(environment, environment, text, text, finish)
+
+
+def _phase(
+    environment: Environment,
+    edit: Callable[[dict[str, Any]], None],
+    values: dict[str, SecretStr | None],
+    *,
+    finish: bool,
+) -> Phase:
+    old = _read(environment)
+    settings = environment.settings
+    after = settings.model_copy(update={"secrets": settings.secrets.model_copy(update=values)})
+    return Phase(environment, replace(environment, settings=after), old, _edited(old, edit), finish)
+
+
+def _read(environment: Environment) -> str:
+    return (environment.folder / SECRETS_FILE).read_bytes().decode("utf-8")
+
+
+def _edited(text: str, edit: Callable[[dict[str, Any]], None]) -> str:
+    """The text with its comments, believed only where it says what was meant."""
+    wanted = tomllib.loads(text)
+    edit(wanted["secrets"])
+    try:
+        document = tomlkit.parse(text)
+        edit(document["secrets"])
+        new = tomlkit.dumps(document)
+        if tomllib.loads(new) == wanted:
+            return new
+    except (TOMLKitError, ValueError, TypeError):
+        pass
+    raise SettingsError(
+        f"{SECRETS_FILE} is written in a way that only a person can edit",
+        f"write its keys below [secrets], one a line; {KEY} and {NEWER} are about this",
+    )
+
+
+def refuse(phase: Phase, reality: Reality, remote: Remote) -> None:
+    """Raise SettingsError where the phase would shut out somebody on a host like that."""
+    refuse_for_others(_as_hosted(phase.before, reality), reality)
+    held, name = phase.before.settings.secrets, phase.before.name
+    if phase.finish and held.qdrant_alt_api_key:
+        if not takes(remote, held.qdrant_alt_api_key):
+            raise SettingsError(
+                "Qdrant does not take the new key yet, so the old one stays",
+                f"stackroom -e {name} developer rotate --server-key, then --finish again",
+            )
+    elif not takes(remote, held.qdrant_api_key):
+        raise SettingsError(
+            f"Qdrant refuses the {KEY} of {phase.path}: somebody has rotated it since",
+            "bring in the secrets.toml of whoever did it last",
+        )
+
+
+def _as_hosted(environment: Environment, reality: Reality) -> Environment:
+    """With a second key where the host has one: an interrupted phase is not about people."""
+    has = bool((reality.qdrant_keys or {}).get("alt_api_key"))
+    settings = environment.settings
+    held = settings.secrets
+    alternative = (held.qdrant_alt_api_key or held.qdrant_api_key) if has else None
+    told = held.model_copy(update={NEWER: alternative})
+    return replace(environment, settings=settings.model_copy(update={"secrets": told}))
+
+
+def takes(remote: Remote, key: SecretStr) -> bool:
+    """Whether the host's Qdrant takes the key. Raises UnreachableError where it does not answer."""
+    try:
+        with (
+            remote.forward(QDRANT_PORT) as port,
+            httpx.Client(trust_env=False, timeout=10) as client,
+        ):
+            headers = {"api-key": key.get_secret_value()}
+            answer = client.get(f"http://127.0.0.1:{port}/collections", headers=headers)
+    except httpx.HTTPError as error:
+        # the kind only: a message of httpx may quote the header that holds the key
+        raise UnreachableError(
+            f"Qdrant on the host gives no answer: {type(error).__name__}",
+            f"stackroom -e {remote.environment.name} deploy makes it run, with the same keys",
+        ) from None
+    return answer.status_code == httpx.codes.OK
+
+
+def carry(
+    phase: Phase, doing: str, *, on_step: Callable[[str, str], None] = lambda name, result: None
+) -> list[str]:
+    """Write secrets.toml and deploy; the steps that changed something.
+
+    A deploy that fails leaves the file as written: both files and host then hold keys that work,
+    and the same command goes on. Raises what `carry_out` raises.
+    """
+    remote = Remote(phase.before)
+    written = False
+
+    def compare_and_write() -> None:
+        nonlocal written
+        refuse(phase, look(phase.before, remote), remote)
+        if _read(phase.before) != phase.old:
+            raise SettingsError(f"{phase.path} was edited meanwhile; nothing was changed")
+        if not phase.again:
+            write_private(phase.path, phase.new.encode())
+        written = True
+
+    try:
+        return carry_out(phase.after, doing, first=compare_and_write, on_step=on_step)
+    except StackroomError as error:
+        if written:
+            error.message += f"\n{phase.path.name} holds the keys of this phase; none is lost"
+            error.hint = f"{doing} goes on where this ended"
+        raise
