@@ -15,6 +15,7 @@ from pathlib import PurePosixPath
 from ops.developers.audit_words import Difference, Row, absent, name_of
 from ops.developers.look_logins import key_of
 from ops.developers.reality import Account, HostKey, Reality
+from ops.render.host import authorized_keys_path
 from ops.render.people import KEYS_FOLDER, account_of, key_files, tunnel_ports, with_accounts
 from ops.settings import Environment, Settings
 from ops.settings.people import ACCOUNT_PREFIX
@@ -116,11 +117,10 @@ def _of_keys(environment: Environment, reality: Reality) -> Iterator[Difference]
             yield Difference(name_of(PurePosixPath(key.path).name), text)
         elif not (key.fingerprint in reality.logins and _is_login(environment, key.account)):
             person = holders(environment.settings).get(key.fingerprint) or name_of(key.account)
-            yield Difference(
-                person,
-                f"{_told(key)} opens {key.account}, and the file does not have it there",
-                reaches=True,
-            )
+            text = f"{_told(key)} opens {key.account}, and the file does not have it there"
+            ours = key.path == authorized_keys_path(environment.settings)
+            applies = ours or key.path.startswith(f"{KEYS_FOLDER}/")
+            yield Difference(person, text, reaches=True, applies=applies)
     for (account, fingerprint), line in expected.items():
         if (account, fingerprint) not in found:
             yield Difference(line.person, f"the key {fingerprint} does not open {account}")
@@ -179,14 +179,16 @@ def _of_developers(
                 running = f" with {each.processes} processes" if each.processes else ""
                 why = absent(settings, name_of(each.name))
                 text = f"the account {each.name} is there{running}, and {why}"
-                yield Difference(name_of(each.name), text, reaches=True)
+                applies = each.name.startswith(ACCOUNT_PREFIX)
+                yield Difference(name_of(each.name), text, reaches=True, applies=applies)
             continue
         more = [*(["a shell"] if each.shell else []), *(["sudo"] if each.sudo else [])]
         more += [f"the group {group}" for group in each.root_equal]
         more += ["a password"] if each.password else []
         more += [] if each.developer else ["not the group that holds it to tunnels"]
         if more:
-            yield Difference(name, f"the account {each.name} has {', '.join(more)}", reaches=True)
+            text = f"the account {each.name} has {', '.join(more)}"
+            yield Difference(name, text, reaches=True, applies=not each.sudo)
         if each.locked:
             yield Difference(name, f"the account {each.name} is locked")
         yield from _of_end(settings, name, each, now)
@@ -224,7 +226,7 @@ def _of_others(
                 text = (
                     f"the account {each.name} is root by {', '.join(why)}, and nobody declared it"
                 )
-                yield Difference("", text, reaches=True)
+                yield Difference("", text, reaches=True, applies=False)
         told = sshd.get(each.name, {})
         asked = any(told.get(key) == "yes" for key in _PASSWORDS)
         barred = each.name == "root" and told.get("permitrootlogin") != "yes"
@@ -237,7 +239,7 @@ def _of_sshd(settings: Settings, sshd: Mapping[str, Mapping[str, str]]) -> Itera
         values = {told.get(key, "none") for told in sshd.values()} - {"none"}
         if values:
             text = f"sshd has {key} {', '.join(sorted(values))}: whom it lets in cannot be seen"
-            yield Difference("", text, reaches=True)
+            yield Difference("", text, reaches=True, applies=False)
     ports = " ".join(f"127.0.0.1:{port}" for port in tunnel_ports(settings))
     for name in with_accounts(settings):
         told = sshd.get(account_of(name))

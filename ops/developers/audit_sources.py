@@ -10,7 +10,7 @@ from ops.developers import reach
 from ops.developers.audit_words import Difference, Row, name_of, owners, people, source_in
 from ops.developers.reach import Chain, Passing, Spans, Table, covers, passing, union
 from ops.developers.reality import Reality
-from ops.render.firewall import FAMILIES, Family, expected_chains, family_of
+from ops.render.firewall import CONTAINER_CHAIN, FAMILIES, Family, expected_chains, family_of
 from ops.settings import Environment
 
 CHAINS: tuple[Chain, ...] = ("INPUT", "FORWARD")
@@ -175,6 +175,7 @@ def _of_doors(
             each.person,
             f"{each.source} reaches {_ports(each.ports)}{when}{wider}: {each.rules[0]}",
             reaches=True,
+            applies=any(_is_ours(rule) for rule in each.rules),
         )
     for name, addresses in people(environment.settings):
         for address in addresses:
@@ -187,6 +188,17 @@ def _of_doors(
             ]
             if shut:
                 yield Difference(name, f"{address} does not reach {_ports(sorted(shut))}{when}")
+
+
+def _is_ours(rule: str) -> bool:
+    """Whether a deploy replaces what is in that chain, or puts its own before it."""
+    chain = rule.split(" ")[1]
+    return rule.startswith("-P ") or chain in (
+        "FORWARD",
+        "DOCKER-USER",
+        CONTAINER_CHAIN,
+        *reach.HOST_CHAINS,
+    )
 
 
 def owners_or_none(environment: Environment, source: str) -> list[str]:

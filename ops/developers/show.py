@@ -138,7 +138,7 @@ def _row(row: Row) -> dict[str, Any]:
 def proof_line(name: str, probes: Sequence[Probe]) -> str:
     """The outcome of a removal in under 80 characters."""
     good = sum(probe.ok for probe in probes)
-    if good == len(probes):
+    if probes and good == len(probes):
         return f"GONE: {good} of {good} probes find nothing left of {name}"
     return f"NOT PROVEN: {len(probes) - good} of {len(probes)} probes for {name} did not pass"
 

@@ -48,7 +48,8 @@ def agreement(found: Audit) -> Verdict:
         return warning(f"not on the host: {_first(less)}", DEPLOY)
     if found.unknown:
         part, reason = next(iter(found.unknown.items()))
-        return unknown(f"could not look at {', '.join(found.unknown)}: {part}: {reason}", AUDIT)
+        more = f" (and {len(found.unknown) - 1} more)" if len(found.unknown) > 1 else ""
+        return unknown(f"could not look at {part}: {reason}{more}", AUDIT)
     people = len({row.who for row in found.rows if row.listed})
     return ok(f"the host lets in the {people} people of the file, and nobody else")
 
@@ -82,8 +83,8 @@ def rotation(settings: Settings) -> Verdict:
     if settings.secrets.qdrant_alt_api_key is not None:
         return warning(
             "the rotation of Qdrant's key is not finished: two keys are good",
-            "once nobody uses the old one: stackroom -e {environment} developer rotate --server"
-            " --finish",
+            "once nobody uses the old one: stackroom -e {environment} developer rotate"
+            " --server-key --finish",
         )
     if retiring:
         return warning(
