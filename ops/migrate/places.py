@@ -102,7 +102,7 @@ def free_bytes(where: Place) -> int | None:
     if where.environment is None:
         return None
     command = (
-        "folder=$(docker volume inspect -f '{{.Mountpoint}}' stackroom_storage) && "
+        "folder=$(docker volume inspect -f '{{.Mountpoint}}' stackroom_qdrant_storage) && "
         'df -B1 --output=avail "$folder" | tail -n 1'
     )
     with contextlib.suppress(UnreachableError, ValueError):

@@ -282,7 +282,7 @@ def _row(source: Side, info: CollectionInfo, target: str) -> Row:
         shard_keys=[str(key) for key in info.shard_keys],
         bytes=round(info.points * _point_bytes(info, page.records())),
         # reading was measured alone; writing takes about as long, and four workers share both
-        seconds=round(seconds / page.count * info.points, 1) if page.count else 0.0,
+        seconds=round(seconds / page.count * info.points, 3) if page.count else 0.0,
     )
 
 

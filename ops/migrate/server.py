@@ -100,6 +100,7 @@ class Server:
             # compressing costs more than it saves, and a length lets a short answer be seen
             headers=key_headers(api_key) | {"accept-encoding": "identity"},
             timeout=httpx.Timeout(SECONDS, connect=CONNECT_SECONDS),
+            trust_env=held is None,  # no proxy stands between us and our own tunnel
             limits=httpx.Limits(max_connections=CONNECTIONS, keepalive_expiry=4),
         )
 

@@ -69,7 +69,7 @@ def create(target: Side, name: str, info: CollectionInfo, *, again: bool) -> Jso
     """
     if name in target.collections():
         made = target.info(name)
-        if not again or made.points or made.vectors != info.vectors:
+        if not again or made.points or _shape(made) != _shape(info):
             raise MigrationError(
                 f"{target.name} has a collection {name} that this migration did not make",
                 "stackroom migrate run ... --as <another name>",
@@ -84,6 +84,11 @@ def create(target: Side, name: str, info: CollectionInfo, *, again: bool) -> Jso
         target.request("DELETE", path_of(name))  # made by us, and empty
         raise MigrationError(f"{error.message}; {name} was removed again") from None
     return put_off(info, target.info(name))
+
+
+def _shape(info: CollectionInfo) -> object:
+    sizes = {name: (spec.size, spec.distance) for name, spec in info.vectors.items()}
+    return sizes, sorted(info.sparse)
 
 
 def _index(target: Side, name: str, info: CollectionInfo) -> None:
