@@ -152,7 +152,7 @@ def refuse_for_others(
     """Raise SettingsError where the host differs from the file in anybody but `names`.
 
     Who is past their last day is left out: the next apply takes away what they have, as the file
-    has it, whoever it is made for.
+    has it, whoever it is made for. So is what no apply changes, which cuts nobody off.
     """
     now = datetime.now(UTC)
     unknown = {part: reality.unknown[part] for part in NEEDED if part in reality.unknown}
@@ -166,7 +166,7 @@ def refuse_for_others(
     others = [
         each
         for each in audit(environment, reality, now).differences
-        if each.person not in {*names, *over}
+        if each.applies and each.person not in {*names, *over}
     ]
     if others:
         raise SettingsError(
