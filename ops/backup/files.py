@@ -71,5 +71,6 @@ class FilesCollector:
                 bytes=totals.bytes,
                 volume=self._config.volume,
                 path=self._config.path,
+                shrunk=list(totals.shrunk),
             ),
         )

@@ -84,7 +84,11 @@ class QdrantFacts(_Model):
 
 
 class FilesFacts(_Model):
-    """One tar, numeric owners. `files` counts regular files, `bytes` their sizes together."""
+    """One tar, numeric owners. `files` counts regular files, `bytes` their sizes together.
+
+    `shrunk` names files (the first of them) that became shorter while they were read: they have
+    the length from before, and end in zeros. Where there is none, earlier versions read this too.
+    """
 
     kind: Literal["files"] = "files"
     item: str
@@ -92,6 +96,7 @@ class FilesFacts(_Model):
     bytes: int
     volume: str = ""
     path: str = ""
+    shrunk: Annotated[list[str], Field(exclude_if=lambda names: not names)] = []
 
 
 class PostgresDatabase(_Model):

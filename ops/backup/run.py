@@ -9,7 +9,7 @@ from datetime import timedelta
 
 from ops.backup import staging
 from ops.backup.job import SKEW, Clock, Job, Trigger, carry_out, utc_now
-from ops.backup.manifest import Item, Manifest
+from ops.backup.manifest import FilesFacts, Item, Manifest
 from ops.backup.records import Record, read_records
 from ops.backup.source import Event, Source, Tell, silent
 from ops.backup.sources import sources
@@ -61,6 +61,9 @@ def _work(job: Job) -> Record:
         folder = staging.publish(base, manifest, job.tell)
     finally:
         staging.tidy(base)
+    if found := remarks_on(manifest):
+        details = job.record.details | {"remarks": found}
+        job.record = job.record.model_copy(update={"details": details})
     results = store(job, folder, earlier)
     period = timedelta(hours=job.config.period_hours)
     outcome, code, sentence = judge(results, earlier, job.now(), period)
@@ -157,6 +160,15 @@ def _collect(job: Job, collectors: Sequence[Source]) -> Manifest:
         items=items,
         sources=facts,
     )
+
+
+def remarks_on(manifest: Manifest) -> list[str]:
+    """What a record says of a good backup. Logs shrink when they are rotated: no warning."""
+    return [
+        f"{name}: shrank while it was read and ends in zeros: {', '.join(facts.shrunk)}"
+        for name, facts in manifest.sources.items()
+        if isinstance(facts, FilesFacts) and facts.shrunk
+    ]
 
 
 def _tools(job: Job) -> dict[str, str]:

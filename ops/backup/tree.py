@@ -19,6 +19,7 @@ from ops.backup.manifest import CHUNK
 from ops.errors import BackupError
 
 ROOT = "."
+SHRUNK_NAMED = 20  # files, at most
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # not blocking: a fifo that took the file's name in between must not hold the run
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -125,21 +126,26 @@ class Writer(Protocol):
 
 @dataclass(frozen=True)
 class Totals:
-    """`files` counts regular files, each once whatever its hard links; `bytes` are theirs."""
+    """`files` counts regular files, each once whatever its hard links; `bytes` are theirs.
+
+    `shrunk` names those that had become shorter while they were read, the first of them.
+    """
 
     files: int
     bytes: int
+    shrunk: tuple[str, ...] = ()
 
 
 def write_tar(root: Path, target: Writer, on_bytes: Callable[[int], None]) -> Totals:
     """Write the folder as an uncompressed PAX tar: numeric owners, times to the nanosecond.
 
     A file that vanishes is left out; one that grows is cut, one that shrinks is filled up with
-    zeros, at the size it had when it was opened. `on_bytes` gets the bytes of files so far.
-    Raises BackupError for what cannot be read or written.
+    zeros, at the size it had when it was opened, and named. `on_bytes` gets the bytes of files so
+    far. Raises BackupError for what cannot be read or written.
     """
     files = size = 0
     left_out: set[str] = set()
+    shrunk: list[str] = []
     with tarfile.open(
         fileobj=target,  # type: ignore[call-overload]
         mode="w",
@@ -157,13 +163,14 @@ def write_tar(root: Path, target: Writer, on_bytes: Callable[[int], None]) -> To
             elif (written := _add_file(tar, root, entry)) is None:
                 left_out.add(entry.name)
             else:
-                files, size = files + 1, size + written
+                files, size = files + 1, size + written.bytes
+                shrunk += written.shrunk[: SHRUNK_NAMED - len(shrunk)]
                 on_bytes(size)
             tar.members.clear()  # it would remember every header: memory must stay flat
-    return Totals(files, size)
+    return Totals(files, size, tuple(shrunk))
 
 
-def _add_file(tar: tarfile.TarFile, root: Path, entry: Entry) -> int | None:
+def _add_file(tar: tarfile.TarFile, root: Path, entry: Entry) -> Totals | None:
     try:
         descriptor = entry.open()
     except OSError as error:
@@ -176,7 +183,9 @@ def _add_file(tar: tarfile.TarFile, root: Path, entry: Entry) -> int | None:
         tar.addfile(_header(entry.name, "file", found, ""), reader)  # type: ignore[arg-type]
     finally:
         os.close(descriptor)
-    return found.st_size
+    # a name may be any bytes, and JSON takes text
+    name = os.fsencode(entry.name).decode("utf-8", "backslashreplace")
+    return Totals(1, found.st_size, (name,) if reader.ended_early else ())
 
 
 def _header(name: str, kind: Kind, found: os.stat_result, target: str) -> tarfile.TarInfo:
@@ -198,6 +207,7 @@ class _Exactly:
     def __init__(self, descriptor: int, path: Path) -> None:
         self._descriptor = descriptor
         self._path = path
+        self.ended_early = False
 
     def read(self, wanted: int) -> bytes:
         pieces = []
@@ -208,6 +218,7 @@ class _Exactly:
                 raise unreadable(self._path, error) from None
             if not piece:
                 pieces.append(bytes(wanted))
+                self.ended_early = True
                 break
             pieces.append(piece)
             wanted -= len(piece)

@@ -216,10 +216,29 @@ def test_a_file_that_changes_its_size_keeps_the_tar_whole(
     monkeypatch.setattr(tree.os, "read", reading)
     result = collected(library, tmp_path / "staging")
     assert done
+    assert isinstance(result.facts, FilesFacts)
+    assert result.facts.shrunk == ([] if factor else ["shelf/book.txt"])
+    assert ("shrunk" in result.facts.model_dump_json()) is (factor == 0)
     (tmp_path / "out").mkdir()
     extract(tmp_path / "staging" / result.items[0].path, tmp_path / "out")
     assert (tmp_path / "out" / "shelf" / "book.txt").read_bytes() == found
     assert (tmp_path / "out" / "z second name").exists()
+
+
+def test_no_more_than_some_of_those_that_shrink_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where a name is no text."""
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    for number in range(tree.SHRUNK_NAMED + 5):
+        Path(os.fsdecode(os.fsencode(folder) + b"/\xff%02d" % number)).write_bytes(b"words")
+    monkeypatch.setattr(tree.os, "read", lambda *_: b"")
+    facts = collected(folder, tmp_path / "staging").facts
+    assert isinstance(facts, FilesFacts)
+    assert facts.files == tree.SHRUNK_NAMED + 5
+    assert facts.shrunk == [rf"\xff{number:02}" for number in range(tree.SHRUNK_NAMED)]
+    assert FilesFacts.model_validate_json(facts.model_dump_json()) == facts
 
 
 def test_a_link_in_a_files_place_is_not_followed(

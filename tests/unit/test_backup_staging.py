@@ -10,6 +10,7 @@ import pytest
 
 from ops.backup import staging
 from ops.backup.manifest import FilesFacts, Item, Manifest, new_run, read_manifest, verify_items
+from ops.backup.run import remarks_on
 from ops.backup.source import Event
 from ops.errors import BackupError
 
@@ -120,3 +121,13 @@ def test_an_item_of_another_size_is_not_published(tmp_path: Path) -> None:
     with pytest.raises(BackupError, match=r"library/files.tar is not as its collector said"):
         staging.publish(tmp_path, manifest)
     assert not (tmp_path / "current").exists()
+
+
+def test_a_file_that_shrank_is_told_of_and_no_warning(tmp_path: Path) -> None:
+    manifest = collected(tmp_path, OLD)
+    assert remarks_on(manifest) == []
+    facts = manifest.sources["library"].model_copy(update={"shrunk": ["app.log"]})
+    manifest = manifest.model_copy(update={"sources": {"library": facts}})
+    assert "shrunk" in manifest.model_dump_json()
+    (remark,) = remarks_on(manifest)
+    assert "library" in remark and "app.log" in remark and "ends in zeros" in remark
