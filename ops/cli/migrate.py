@@ -23,9 +23,11 @@ from ops.cli.common import Json, Yes, err, new_app, out, print_json, sure
 from ops.cli.place import Elsewhere
 from ops.errors import SettingsError
 from ops.migrate import cutover as switching
+from ops.migrate import verify as comparing
 from ops.migrate.load import WORKERS
 from ops.migrate.places import Place, opened, place
 from ops.migrate.plan import Plan, Wish, lines, make_plan
+from ops.migrate.ranges import Range
 from ops.migrate.run import Job, carry_out
 from ops.migrate.side import Side
 from ops.migrate.state import BASE, Migration, Store, find, known
@@ -172,6 +174,60 @@ def cutover(
         print_json(_document(store, migration))
     else:
         out.print(says, markup=False)
+
+
+@app.command()
+def verify(
+    context: typer.Context,
+    migration_id: Id = "",
+    source: Annotated[str, typer.Option("--from", help="Instead of a migration: one side.")] = "",
+    to: Annotated[str, typer.Option("--to", help="The other; empty: the environment of -e.")] = "",
+    collection: Names = None,
+    new_name: NewName = "",
+    sample: Annotated[
+        int | None, typer.Option(min=1, help="Only the content of so many points; every id.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Which points a sample is made of.")] = 1,
+    workers: Workers = WORKERS,
+    state: Base = BASE,
+    json_output: Json = False,
+) -> None:
+    """Compare what was moved: each id, vector and payload, settings, indexes and aliases.
+
+    Only reads, and can be run at any time. Exit code 0: 0 differences, 2: some, 3: not known.
+    """
+    ranges: dict[str, list[Range]] = {}
+    if source:
+        ends = _ends(context, source, to)
+        names = _pairs(collection, new_name)
+        aliases = not new_name
+    else:
+        store = find(state, migration_id)
+        migration = store.load()
+        ends = _remembered(migration)
+        names = {move.name: move.target for move in migration.moves}
+        aliases = migration.phase in ("cut over", "confirmed")  # until then they lead elsewhere
+        for number, move in enumerate(migration.moves):
+            if kept := store.ranges(number):
+                ranges[move.name] = kept
+    wanted = comparing.Wish(sample=sample, seed=seed, aliases=aliases, workers=workers)
+    with (
+        opened(ends[0]) as one,
+        opened(ends[1]) as other,
+        _watched(quiet=json_output) as tell,
+    ):
+        report = comparing.verify(one, other, names, wanted, ranges=ranges, tell=tell)
+    if json_output:
+        print_json(report.model_dump(mode="json"))
+    else:
+        out.print("\n".join(report.lines()), markup=False)
+    raise typer.Exit(report.exit_code)
+
+
+def _pairs(names: list[str] | None, new_name: str) -> dict[str, str] | None:
+    if new_name and len(names or ()) != 1:
+        raise SettingsError("--as names one collection", "--collection <the one>")
+    return {name: new_name or name for name in names} if names else None
 
 
 @app.command()
