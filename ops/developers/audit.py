@@ -44,8 +44,9 @@ class Audit:
 def audit(environment: Environment, reality: Reality, now: datetime) -> Audit:
     """Rows of who can reach what, and each difference, in both directions. `now` is aware."""
     settings = environment.settings
+    doors = audit_sources.doors_now(environment, reality)
     differences = [
-        *audit_sources.differences(environment, reality),
+        *audit_sources.differences(environment, reality, doors),
         *audit_logins.differences(environment, reality, now),
         *_token_differences(settings, reality),
         *_key_differences(settings, reality),
@@ -53,18 +54,20 @@ def audit(environment: Environment, reality: Reality, now: datetime) -> Audit:
     return Audit(
         environment.name,
         now,
-        tuple(_rows(environment, reality)),
+        tuple(_rows(environment, reality, doors)),
         tuple(dict.fromkeys(differences)),
         reality.unknown,
     )
 
 
-def _rows(environment: Environment, reality: Reality) -> Iterator[Row]:
+def _rows(
+    environment: Environment, reality: Reality, doors: list[audit_sources.Door] | None
+) -> Iterator[Row]:
     settings = environment.settings
     accounts = audit_logins.accounts_by_person(environment, reality)
     listed = list(people(settings))
     everywhere = [address for _, addresses in listed for address in addresses]
-    reached = audit_sources.reached(environment, reality, everywhere)
+    reached = audit_sources.reached(doors, everywhere)
     for name, addresses in listed:
         operator = name in settings.operators
         for source in addresses:
@@ -78,7 +81,7 @@ def _rows(environment: Environment, reality: Reality) -> Iterator[Row]:
                 expires=None if operator else settings.developers[name].expires,
                 seen=None if operator else _seen(reality, name),
             )
-    yield from audit_sources.strangers(environment, reality)
+    yield from audit_sources.strangers(environment, reality, doors)
     yield from audit_logins.strangers(environment, reality)
     yield from _stray_tokens(settings, reality)
 

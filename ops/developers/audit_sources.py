@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from ops.developers import reach
 from ops.developers.audit_words import Difference, Row, name_of, owners, people, source_in
@@ -26,7 +27,7 @@ class Door:
     live: list[Passing]
     wanted: Spans
 
-    @property
+    @cached_property
     def spans(self) -> Spans:
         return union(span for each in self.live for span in each.sources)
 
@@ -48,12 +49,11 @@ class Stranger:
 
 
 def reached(
-    environment: Environment, reality: Reality, addresses: Iterable[str]
+    doors: Sequence[Door] | None, addresses: Iterable[str]
 ) -> dict[str, tuple[int, ...] | None]:
-    """The ports that each whole range reaches now; None where the firewall could not be read."""
-    if reality.tables is None:
+    """The ports that each whole range reaches; None where the firewall could not be read."""
+    if doors is None:
         return dict.fromkeys(addresses)
-    doors = live_doors(environment, reality.tables)
     return {
         address: tuple(
             sorted(
@@ -64,6 +64,11 @@ def reached(
         )
         for address in addresses
     }
+
+
+def doors_now(environment: Environment, reality: Reality) -> list[Door] | None:
+    """Every port that matters as the live rules have it; None where they could not be read."""
+    return None if reality.tables is None else live_doors(environment, reality.tables)
 
 
 def live_doors(environment: Environment, tables: Mapping[Family, Table]) -> list[Door]:
@@ -101,7 +106,7 @@ def declared(environment: Environment, address: str, port: int) -> list[str]:
     ]
 
 
-def undeclared(environment: Environment, reality: Reality, doors: list[Door]) -> list[Stranger]:
+def undeclared(environment: Environment, reality: Reality, doors: Sequence[Door]) -> list[Stranger]:
     """Sources that get through and that the file does not let through, each once."""
     ports: dict[tuple[Family, str], set[int]] = defaultdict(set)
     rules: dict[tuple[Family, str], dict[str, None]] = defaultdict(dict)
@@ -135,19 +140,19 @@ def _sources_of(options: Sequence[str]) -> list[str]:
     return [source for each in told for source in each[5:].strip('"').split(",")]
 
 
-def strangers(environment: Environment, reality: Reality) -> Iterator[Row]:
+def strangers(
+    environment: Environment, reality: Reality, doors: Sequence[Door] | None
+) -> Iterator[Row]:
     """A row for each source on the host that the file does not have."""
-    if reality.tables is None:
-        return
-    doors = live_doors(environment, reality.tables)
-    for each in undeclared(environment, reality, doors):
+    for each in undeclared(environment, reality, doors or ()):
         yield Row(each.person or "not listed", each.source, each.ports, "", listed=False)
 
 
-def differences(environment: Environment, reality: Reality) -> Iterator[Difference]:
+def differences(
+    environment: Environment, reality: Reality, doors: Sequence[Door] | None
+) -> Iterator[Difference]:
     """Live rules first, then what UFW would put in force at the next boot."""
-    if reality.tables is not None:
-        doors = live_doors(environment, reality.tables)
+    if reality.tables is not None and doors is not None:
         told = list(_of_doors(environment, reality, doors))
         yield from told
         known = {each.rule for door in doors for each in door.strangers()}
@@ -161,12 +166,12 @@ def differences(environment: Environment, reality: Reality) -> Iterator[Differen
             )
             for family in FAMILIES
         }
-        doors = live_doors(environment, later)
-        yield from _of_doors(environment, reality, doors, " after the next boot")
+        at_boot = live_doors(environment, later)
+        yield from _of_doors(environment, reality, at_boot, " after the next boot")
 
 
 def _of_doors(
-    environment: Environment, reality: Reality, doors: list[Door], when: str = ""
+    environment: Environment, reality: Reality, doors: Sequence[Door], when: str = ""
 ) -> Iterator[Difference]:
     for each in undeclared(environment, reality, doors):
         held = ", ".join(owners_or_none(environment, each.source))

@@ -89,7 +89,7 @@ def without(environment: Environment, name: str) -> Environment:
 
 def _addresses(after: Environment, gone: Developer, reality: Reality) -> Iterator[Probe]:
     ports = sorted({after.machine.port, *after.settings.edge_ports()})
-    doors = audit_sources.live_doors(after, reality.tables) if reality.tables else []
+    doors = audit_sources.doors_now(after, reality) or []
     for address in gone.addresses:
         for port in ports:
             what = f"{short(address)} reaches port {port}"

@@ -240,8 +240,7 @@ def union(spans: Iterable[Span]) -> Spans:
 
 
 def _intersection(one: Spans, other: Spans) -> Spans:
-    pairs = [(max(a, c), min(b, d)) for a, b in one for c, d in other]
-    return [(first, last) for first, last in pairs if first <= last]
+    return [(max(a, c), min(b, d)) for a, b in one for c, d in other if a <= d and c <= b]
 
 
 def without(one: Spans, other: Spans) -> Spans:
