@@ -13,6 +13,12 @@ class StackroomError(Exception):
         self.message = message
         self.hint = hint
 
+    def amend(self, said: str, hint: str) -> None:
+        """Say one thing more, and another next command: for whoever passes an error on."""
+        self.message = f"{self.message}\n{said}"
+        self.args = (self.message,)
+        self.hint = hint
+
 
 class SettingsError(StackroomError):
     """The inventory is wrong; nothing was touched."""

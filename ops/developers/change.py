@@ -226,8 +226,7 @@ def _after_failure(change: Draft, error: BaseException) -> None:
         except (SettingsError, OSError):
             said, hint = f"{change.path.name} stays changed: it could not be put back", deploy
     if isinstance(error, StackroomError):
-        error.message = f"{error.message}\n{said}"
-        error.hint = hint or f"once that is mended, run it again; or {deploy}"
+        error.amend(said, hint or f"once that is mended, run it again; or {deploy}")
 
 
 def replace_text(path: Path, old: str, new: str) -> None:

@@ -195,6 +195,8 @@ def carry(
         return carry_out(phase.after, doing, first=compare_and_write, on_step=on_step)
     except StackroomError as error:
         if written:
-            error.message += f"\n{phase.path.name} holds the keys of this phase; none is lost"
-            error.hint = f"{doing} goes on where this ended"
+            error.amend(
+                f"{phase.path.name} holds the keys of this phase; none is lost",
+                f"{doing} goes on where this ended",
+            )
         raise
