@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ SCRATCH_LABEL = "stackroom.scratch"  # on whatever a throw-away service is made 
 OWNER_LABEL = "stackroom.owner"  # the environment: two of them may share one engine
 QUICK_SECONDS = 60.0
 PULL_SECONDS = 1800.0
+REMOVE_SECONDS = 120.0
 KILLED = 137  # a container's exit code after SIGKILL: it did not stop in order
 
 
@@ -114,6 +116,23 @@ def need_image(image: str, *, pull: bool) -> None:
         ) from None
 
 
+def remove(container: str) -> None:
+    """End it and take it away with its own volumes; one that is going or gone is no error.
+
+    Raises UnreachableError, ServiceError where it stays.
+    """
+    limit = time.monotonic() + REMOVE_SECONDS
+    try:
+        docker("rm", "--force", "--volumes", container, timeout=REMOVE_SECONDS)
+    except ServiceError as error:
+        # somebody else has begun to: a killed run's own `docker rm`, which the daemon finishes
+        going = "already in progress" in error.message
+        while inspect("container", container) is not None:
+            if not going or time.monotonic() > limit:
+                raise
+            time.sleep(0.2)
+
+
 def confined(
     *, memory: int = 0, cpus: float = 0, pids: int = 512, capabilities: Sequence[str] = ()
 ) -> list[str]:
@@ -194,7 +213,7 @@ class Scratch:
         """
         docker("stop", "--time", str(timeout), container, timeout=timeout + 30)
         state = (inspect("container", container) or {"State": {}})["State"]
-        docker("rm", "--force", "--volumes", container)
+        remove(container)
         if state.get("ExitCode") == KILLED:
             why = "ran out of memory" if state.get("OOMKilled") else f"did not stop in {timeout} s"
             raise ServiceError(f"the throw-away service {container} {why}", "free -h")
@@ -212,9 +231,8 @@ def remove_all(owner: str) -> None:
 
 def _remove(labels: Sequence[str], kept: set[str]) -> None:
     filters = [part for label in labels for part in ("--filter", f"label={label}")]
-    containers = docker("ps", "--all", "--quiet", *filters).split()
-    if containers:
-        docker("rm", "--force", "--volumes", *containers, timeout=120)
+    for container in docker("ps", "--all", "--quiet", *filters).split():
+        remove(container)
     for volume in docker("volume", "ls", "--quiet", *filters).split():
         if volume not in kept:
             docker("volume", "rm", "--force", volume)

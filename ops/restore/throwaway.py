@@ -61,7 +61,7 @@ def serve(
     except BaseException:
         if container:
             with contextlib.suppress(ServiceError, UnreachableError):
-                docker.docker("rm", "--force", "--volumes", container)
+                docker.remove(container)
         raise
 
 
