@@ -96,14 +96,35 @@ def compose(
     title = _title(config, f"{record.kind} {_verdict(record)}")
     error = _clip(record.error or f"The {record.kind} {_end(record)}.")
     lines = [error, "", *_facts(config, record)]
-    good = last([r for r in records if r.run != record.run], "ok", "warning")
-    lines.append(f"last good: {words.utc(good.started)} UTC" if good else "last good: never")
+    lines += _last_good(record, records)
     commands = [
         f"stackroom -e {config.environment} backup show {record.run}",
         *words.next_commands(record, config.environment),
     ]
     lines += [f"next: {commands[0]}", *(f"      {command}" for command in commands[1:])]
     return title, "\n".join(lines), "warning" if record.outcome == "warning" else "failure"
+
+
+def _last_good(record: Record, records: list[Record]) -> list[str]:
+    """When it last went well. Of drills by repository, for the good one of another proves nothing
+    of this: first the one that the drill was about, then the others."""
+    others = [r for r in records if r.run != record.run]
+    about = str(record.details.get("repository") or "")
+    if record.kind != "drill" or not about:
+        return [f"last good: {_when(last(others, 'ok', 'warning'))}"]
+    by: dict[str, list[Record]] = {about: []}
+    for other in others:
+        if name := str(other.details.get("repository") or ""):
+            by.setdefault(name, []).append(other)
+    return [
+        f"last good from {name}: {_when(last(found, 'ok', 'warning'))}"
+        for name, found in by.items()
+        if found or name == about
+    ]
+
+
+def _when(record: Record | None) -> str:
+    return f"{words.utc(record.started)} UTC" if record else "never"
 
 
 def _title(config: HostConfig, what: str) -> str:

@@ -119,6 +119,26 @@ def test_each_outcome_has_its_title(
     assert "last good: never" in told[1]
 
 
+def test_a_failed_drill_says_of_each_repository_when_it_was_last_proven(
+    config: HostConfig,
+) -> None:
+    """They take turns: a good drill of the other one says nothing of this."""
+
+    def drilled(hours: float, repository: str, **facts: Any) -> Record:
+        return made(hours, kind="drill", details={"repository": repository}, **facts)
+
+    record = drilled(0, "offsite", **FAILED)
+    earlier = [drilled(48, "offsite"), drilled(24, "local")]
+    told = compose(config, record, [*earlier, record])
+    assert told is not None
+    assert [line for line in told[1].splitlines() if line.startswith("last good")] == [
+        "last good from offsite: 2026-11-19 02:30 UTC",
+        "last good from local: 2026-11-20 02:30 UTC",
+    ]
+    told = compose(config, record, [earlier[1], record])
+    assert told is not None and "last good from offsite: never" in told[1]
+
+
 def test_all_well_is_silent_and_the_first_good_one_after_a_bad_one_is_not(
     config: HostConfig,
 ) -> None:
