@@ -220,6 +220,7 @@ class Rest:
 
     def __init__(self, url: str, key: str) -> None:
         self.url, self.key = url.rstrip("/"), key
+        self.grpc_port = (httpx.URL(url).port or 6333) + 1
         self._http = httpx.Client(
             base_url=self.url, headers={"api-key": key} if key else {}, timeout=PATIENCE
         )
