@@ -23,6 +23,8 @@ _LETS_IN = re.compile(r" -j (ACCEPT|RETURN|ufw-user-limit-accept)$")
 _SOURCE = re.compile(r" -s (\S+)")
 _PORTS = re.compile(r" --(?:dports?|ctorigdstport) (\S+)")
 _PROTOCOL = re.compile(r" -p (\S+)")
+# how a socket for both families shows IPv4; nobody comes from there, and IPv4 is judged as such
+_MAPPED = ipaddress.ip_network("::ffff:0:0/96")
 _EVERYWHERE: dict[str, str] = {"v4": "0.0.0.0/0", "v6": "::/0"}
 
 _Grants = defaultdict[int, set[Network]]
@@ -46,10 +48,12 @@ def lost(live: Firewall, settings: Settings, ssh_port: int, spared: str = "") ->
     for line in live.uncut:
         source, _, number = line.partition(" ")
         had[int(number)].add(ipaddress.ip_network(source))
-    own = {ipaddress.ip_network(spared.partition("%")[0])} if spared else set()
+    spare: set[Network] = {_MAPPED}
+    if spared:
+        spare.add(ipaddress.ip_network(spared.partition("%")[0]))
     found = []
     for port in sorted({*had, *wanted} - {_ANY}):
-        for network in _without(had[port] | had[_ANY], wanted[port] | own):
+        for network in _without(had[port] | had[_ANY], wanted[port] | spare):
             found.append(f"{network} {port}")
     return found
 
@@ -77,8 +81,9 @@ def cut(lines: Sequence[str]) -> str:
         " --filter label=com.docker.compose.service=edge"
     )
     script = (
-        'end() { ss -K -H -n -t "$1" >/dev/null; for p in $edges; do'
-        ' nsenter -t "$p" -n ss -K -H -n -t "$1" >/dev/null; done; };'
+        'end() { ss -K -H -n -t "$1" >/dev/null || exit 1; for p in $edges; do'
+        ' nsenter -t "$p" -n ss -K -H -n -t "$1" >/dev/null || [ ! -d "/proc/$p" ] || exit 1;'
+        " done; };"
         # its exit code is 1 for none found as well as for a failure: the count tells them apart
         ' forget() { t=$(conntrack -D "$@" 2>&1 >/dev/null) || true;'
         ' case "$t" in *"have been deleted"*) ;; *) echo "$t" >&2; exit 1 ;; esac; };'
@@ -101,8 +106,7 @@ def _sockets(networks: Sequence[str], port: int) -> str:
 
 
 def _for_ss(network: str) -> str:
-    address, _, length = network.partition("/")
-    return f"[{address}]/{length}" if ":" in address else network
+    return f"[{network}]" if ":" in network else network
 
 
 def _tracked(network: str, port: int) -> str:

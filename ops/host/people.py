@@ -211,6 +211,7 @@ def _removals(live: HostPeople, wanted: dict[str, int]) -> Iterator[str]:
         elif account.group != GROUP and GROUP in account.groups:
             # somebody has added it: an operator's would be held to tunnels
             yield f"gpasswd -d {shlex.quote(name)} {GROUP} >/dev/null"
+    # of an account that is no more, by whatever hand
     surplus = live.files.keys() - {keys_path(name) for name in wanted}
     if surplus:
         yield f"rm -rf -- {' '.join(shlex.quote(path) for path in sorted(surplus))}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import shlex
 import subprocess
 from pathlib import Path
@@ -95,7 +96,10 @@ def test_ports_that_close_and_an_ssh_that_was_open_to_the_world() -> None:
     assert {line.split(" ")[1] for line in lines} == {"22"}
     ranges = [ipaddress.ip_network(line.split(" ")[0]) for line in lines]
     assert sum(each.num_addresses for each in ranges if each.version == 4) == 2**32 - 1
-    assert "::/0 22" in lines
+    # a socket for both families shows everybody's IPv4 there
+    six = [each for each in ranges if each.version == 6]
+    assert sum(each.num_addresses for each in six) == 2**128 - 2**32
+    assert not any(each.overlaps(ipaddress.ip_network("::ffff:0:0/96")) for each in six)
     elsewhere = settings_of(edge={"port": 8444})
     assert lost(live(settings_of()), elsewhere, 22) == [f"{ANNA} 443"]
 
@@ -176,13 +180,16 @@ FAKE = """\
 echo "$(basename "$0") $*" >>"$LOG"
 case "$(basename "$0") $*" in
 "docker ps"*) echo c0ffee ;;
-"docker inspect"*) echo 4711 ;;
+"docker inspect"*) echo $$ ;;
+ss*) exit "${SS_CODE:-0}" ;;
 conntrack*) echo "$SAYS" >&2; exit "$CODE" ;;
 esac
 """
 
 
-def carry_out(command: str, folder: Path, says: str, code: int) -> tuple[int, str, list[str]]:
+def carry_out(
+    command: str, folder: Path, says: str, code: int, **more: str
+) -> tuple[int, str, list[str]]:
     for name in ("ss", "nsenter", "docker", "conntrack"):
         (folder / name).write_text(FAKE)
         (folder / name).chmod(0o755)
@@ -191,7 +198,7 @@ def carry_out(command: str, folder: Path, says: str, code: int) -> tuple[int, st
     environment = {"PATH": f"{folder}:{os.environ['PATH']}", "LOG": str(log)}
     done = subprocess.run(
         ["sh", "-c", command],
-        env=environment | {"SAYS": says, "CODE": str(code)},
+        env=environment | {"SAYS": says, "CODE": str(code)} | more,
         capture_output=True,
         text=True,
         timeout=20,
@@ -215,10 +222,10 @@ def test_sockets_end_before_and_after_their_tracking(tmp_path: Path, kept: Path)
     kept.write_text("x\n")
     code, errors, log = carry_out(cut(LINES), tmp_path, NONE_FOUND, 1)
     assert (code, errors) == (0, "")
-    ssh = "ss -K -H -n -t ( dst 198.51.100.7/32 or dst [2001:db8::]/64 ) and sport = :22"
+    ssh = "ss -K -H -n -t ( dst 198.51.100.7/32 or dst [2001:db8::/64] ) and sport = :22"
     https = "ss -K -H -n -t ( dst 198.51.100.7/32 ) and sport = :443"
-    ended = [ssh, f"nsenter -t 4711 -n {ssh}", https, f"nsenter -t 4711 -n {https}"]
-    assert log[2:] == [
+    ended = [ssh, f"nsenter -t 0 -n {ssh}", https, f"nsenter -t 0 -n {https}"]
+    assert [re.sub(r"-t \d+ -n ss", "-t 0 -n ss", line) for line in log[2:]] == [
         *ended,
         "conntrack -D -f ipv4 -p tcp --orig-src 198.51.100.7/32 --orig-port-dst 22",
         "conntrack -D -f ipv6 -p tcp --orig-src 2001:db8::/64 --orig-port-dst 22",
@@ -234,6 +241,12 @@ def test_a_cut_that_fails_says_so_and_is_due_again(tmp_path: Path, kept: Path, c
     done, errors, _ = carry_out(cut(LINES), tmp_path, "Operation failed: no permission", code)
     assert done == 1
     assert "no permission" in errors
+    assert kept.exists()
+
+
+def test_sockets_that_cannot_be_ended_are_no_success(tmp_path: Path, kept: Path) -> None:
+    kept.write_text("x\n")
+    assert carry_out(cut(LINES), tmp_path, NONE_FOUND, 1, SS_CODE="1")[0] == 1
     assert kept.exists()
 
 
