@@ -88,6 +88,13 @@ class EdgeMode(StrEnum):
     EXTERNAL = "external"
 
 
+def _holds_requests(version: str) -> str:
+    # before, a POST that waited for a service came to it without its body (pull request 7547)
+    if tuple(int(part) for part in version.split(".")) < (2, 11, 2):
+        raise ValueError("must be 2.11.2 or newer (it holds requests while a service restarts)")
+    return version
+
+
 class Edge(Model):
     """How the team reaches the services: Caddy, or nothing but SSH tunnels."""
 
@@ -99,7 +106,11 @@ class Edge(Model):
     certificate: HostPath = ""
     private_key: HostPath = ""
     max_body: Annotated[str, matching(r"[1-9][0-9]*(KB|MB|GB)", 'a size such as "64MB"')] = "64MB"
-    version: Annotated[str, matching(r"\d+\.\d+\.\d+", 'a version such as "2.11.2"')] = "2.11.2"
+    version: Annotated[
+        str,
+        matching(r"\d+\.\d+\.\d+", 'a version such as "2.11.2"'),
+        AfterValidator(_holds_requests),
+    ] = "2.11.2"
 
     @model_validator(mode="after")
     def _mode_fits(self) -> Edge:

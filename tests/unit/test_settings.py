@@ -114,6 +114,10 @@ SETTINGS_MISTAKES = [
     ("[qdrant]\nversion = 'v1.18.1'", "qdrant.version must be v1.18.2 or newer (security fixes)"),
     ("[qdrant]\nversion = 'v1.9.0'", "qdrant.version must be v1.18.2 or newer (security fixes)"),
     ("[qdrant]\nversion = '1.19.0'", 'qdrant.version must be a version such as "v1.19.0"'),
+    (
+        "[edge]\nversion = '2.11.1'",
+        "edge.version must be 2.11.2 or newer (it holds requests while a service restarts)",
+    ),
     ("[edge]\nversion = 'latest'", 'edge.version must be a version such as "2.11.2"'),
     # collections
     ("[collections.a]\nvector = {size = 4}\nvectors.b = {size = 4}", "collections.a needs either "
