@@ -227,6 +227,37 @@ def test_one_wrong_point_is_found_and_named(
     assert str(expected["id"]) in "\n".join(report.lines())
 
 
+def changed(vector: Any) -> Any:
+    """The same with its last component another one, however deep it lies."""
+    if isinstance(vector, dict):
+        return vector | {"values": changed(vector["values"])}
+    return [*vector[:-1], changed(vector[-1]) if isinstance(vector[-1], list) else 7.0]
+
+
+@pytest.mark.parametrize("kind", [kind for kind in HERE if kind != "bare"])
+def test_one_component_of_one_vector_is_found_whatever_its_kind(
+    kind: str, rest: Rest, side: Server, new_name: Callable[[], str]
+) -> None:
+    name, other = new_name(), new_name()
+    for each in (name, other):
+        rest.fill(each, Dataset(kind, 60))
+    point = next(each for page in rest.scroll(other) for each in page if each["vector"])
+    by_name = KINDS[kind].get("sparse_vectors") or "size" not in KINDS[kind]["vectors"]
+    where = sorted(point["vector"])[-1] if by_name else ""
+    vector = point["vector"][where] if by_name else point["vector"]
+    wrong = {where: changed(vector)} if by_name else changed(vector)
+    rest.put(other, point | {"vector": point["vector"] | wrong if by_name else wrong})
+    (found,) = checked(side, side, (name, other)).collections
+    assert [(each.id, each.kinds, each.vectors) for each in found.points] == [
+        (point["id"], ["vector"], [where])
+    ]
+    if by_name:  # and one that is not there at all
+        left = {each: kept for each, kept in point["vector"].items() if each != where}
+        rest.put(other, point | {"vector": left})
+        (found,) = checked(side, side, (name, other)).collections
+        assert [(each.id, each.vectors) for each in found.points] == [(point["id"], [where])]
+
+
 def test_many_differences_are_all_counted_and_the_first_listed(
     rest: Rest, side: Server, pair: Pair
 ) -> None:
