@@ -1,7 +1,7 @@
 """The tokens in force, as points of a collection that Qdrant looks into on every request.
 
-Pure: it neither sends nor reads. A token whose id is not there is refused, and where the
-collection itself is missing, every token is: what goes wrong shuts out and never lets in.
+Pure: it neither sends nor reads. A token whose id and rights are not there is refused, and where
+the collection itself is missing, every token is: what goes wrong shuts out and never lets in.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 from ops.collections import Request
 from ops.errors import ServiceError
 from ops.settings import ACCESS_COLLECTION, Settings
+from ops.settings.rights import values_in_force
 
 Json = dict[str, Any]
 KEY = "token"  # of a point's payload: what a token's `value_exists` is matched against
@@ -30,18 +31,8 @@ def reads() -> list[Request]:
     ]
 
 
-def wanted(settings: Settings) -> dict[str, str]:
-    """The ids of the tokens that are to be in force, each with its developer."""
-    return {
-        token: name
-        for name, developer in settings.current_developers().items()
-        for token in (developer.token, developer.retiring)
-        if token
-    }
-
-
 def tokens(answers: Mapping[str, Any]) -> dict[str, str]:
-    """The ids of the tokens that Qdrant takes, each with its developer ("" where none is named).
+    """What Qdrant finds tokens by, each with its developer ("" where none is named).
 
     `answers` are JSON bodies by path, a 404 body where the collection is missing. Raises
     ServiceError when an answer is none.
@@ -59,7 +50,10 @@ def plan(settings: Settings, answers: Mapping[str, Any]) -> list[Request]:
     Empty `answers` stand for a host without a Qdrant yet. Raises ServiceError when an answer is
     none.
     """
-    points = {token: _payload(token, name) for token, name in wanted(settings).items()}
+    points: dict[str, Json] = {
+        token: {KEY: value, "developer": name}
+        for token, (value, name) in values_in_force(settings).items()
+    }
     found = _points(answers) if answers else {}
     info = _result(answers, _COLLECTION) if answers else None
     requests = []
@@ -75,10 +69,6 @@ def plan(settings: Settings, answers: Mapping[str, Any]) -> list[Request]:
     if missing := {token: body for token, body in points.items() if found.get(token) != body}:
         requests.append(_upsert(missing))
     return requests
-
-
-def _payload(token: str, name: str) -> Json:
-    return {KEY: token, "developer": name}
 
 
 def _delete(ids: list[str], found: Mapping[str, Json]) -> Request:

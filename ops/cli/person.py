@@ -9,9 +9,9 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from ops.developers.tokens import reachable_names
 from ops.settings import Developer, Environment
 from ops.settings.addresses import short
+from ops.settings.rights import reachable_names
 
 NEAR = timedelta(days=14)
 

@@ -13,8 +13,8 @@ from datetime import datetime
 from ops.developers import audit_logins, audit_sources
 from ops.developers.audit_words import Difference, Row, Visit, absent, people
 from ops.developers.reality import Reality
-from ops.developers.tokens import reachable_names
 from ops.settings import Environment, Settings
+from ops.settings.rights import id_of, reachable_names, values_in_force
 
 IN_STEP, UNKNOWN, DIFFERENT = 0, 3, 2
 
@@ -86,22 +86,27 @@ def _rows(
     yield from _stray_tokens(settings, reality)
 
 
-def _live(reality: Reality, name: str) -> bool | None:
-    """Whether Qdrant honours a token of that name; None where it was not asked."""
+def _live(settings: Settings, reality: Reality, name: str) -> bool | None:
+    """Whether Qdrant honours a token of that name; None where its rights are not known."""
     if reality.tokens is None:
         return None
-    return any(token.developer == name for token in reality.tokens)
+    mine = [token.id for token in reality.tokens if token.developer == name]
+    expected = values_in_force(settings)
+    changed = [each for each in mine if id_of(each) in expected]
+    if any(expected[id_of(each)][0] != each for each in changed):
+        return None
+    return bool(mine)
 
 
 def _collections(settings: Settings, reality: Reality, name: str) -> tuple[str, ...]:
-    live = _live(reality, name)
+    live = _live(settings, reality, name)
     if live is None:
         return ("?",)
     return tuple(reachable_names(settings, settings.developers[name].collections)) if live else ()
 
 
 def _rights(settings: Settings, reality: Reality, name: str) -> str:
-    live = _live(reality, name)
+    live = _live(settings, reality, name)
     return "?" if live is None else settings.developers[name].access if live else "no token"
 
 
@@ -112,32 +117,33 @@ def _seen(reality: Reality, name: str) -> Visit:
     return Visit(found.at if found else None, known=found is not None or reality.seen.whole)
 
 
-def _expected_tokens(settings: Settings) -> dict[str, str]:
-    return {
-        token: name
-        for name, developer in settings.current_developers().items()
-        for token in (developer.token, developer.retiring)
-        if token and developer.collections
-    }
-
-
 def _token_differences(settings: Settings, reality: Reality) -> Iterator[Difference]:
-    expected = _expected_tokens(settings)
+    expected = dict(values_in_force(settings).values())
     if reality.tokens is None:
         return
     found = {token.id: token.developer for token in reality.tokens}
-    for token, name in found.items():
-        if token not in expected:
+    ids = {id_of(value) for value in found}
+    for value, name in found.items():
+        what = f"the token {value[:8]}... is honoured"
+        if value in expected:
+            if expected[value] != name:
+                text = f"the token {value[:8]}... stands under the name {name!r}"
+                yield Difference(expected[value], text, True)
+        elif owner := _owner(expected, value):
+            yield Difference(owner, f"{what} with other rights than the file's", True)
+        else:
             why = absent(settings, name)
-            what = f"the token {token[:8]}... is honoured, and {why}"
-            yield Difference(name, f"{what}; what it opens is written in it alone", True)
-        elif expected[token] != name:
-            yield Difference(
-                expected[token], f"the token {token[:8]}... stands under the name {name!r}", True
-            )
-    for token, name in expected.items():
-        if token not in found:
-            yield Difference(name, f"the token {token[:8]}... is refused, and the file has it")
+            text = f"{what}, and {why}; what it opens is written in it alone"
+            yield Difference(name, text, True)
+    for value, name in expected.items():
+        if value not in found and id_of(value) not in ids:
+            yield Difference(name, f"the token {value[:8]}... is refused, and the file has it")
+
+
+def _owner(expected: Mapping[str, str], value: str) -> str:
+    """Whose token of that id is expected, with other rights; "" for nobody's."""
+    known = (name for each, name in expected.items() if id_of(each) == id_of(value))
+    return next(known, "")
 
 
 def _key_differences(settings: Settings, reality: Reality) -> Iterator[Difference]:
@@ -153,9 +159,9 @@ def _key_differences(settings: Settings, reality: Reality) -> Iterator[Differenc
 
 
 def _stray_tokens(settings: Settings, reality: Reality) -> Iterator[Row]:
-    expected = _expected_tokens(settings)
+    expected = set(values_in_force(settings))
     for token in reality.tokens or ():
-        if token.id not in expected:
+        if id_of(token.id) not in expected:
             yield Row(
                 who=token.developer or "?",
                 source="any that is open",

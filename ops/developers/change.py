@@ -19,12 +19,12 @@ from ops.deploy import carry_out
 from ops.developers import inputs, roster
 from ops.developers.audit import Difference, audit
 from ops.developers.reality import Reality, look
-from ops.developers.tokens import reachable_names
 from ops.errors import SettingsError, StackroomError
 from ops.render.people import account_of, with_accounts
 from ops.settings import Environment, load_environment
 from ops.settings.addresses import is_wide, short
 from ops.settings.people import Developer
+from ops.settings.rights import reachable_names
 
 # what applying the people changes; the rest of the host may be unknown and nobody is cut off
 NEEDED = ("firewall", "accounts", "keys", "tokens")

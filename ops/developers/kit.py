@@ -16,7 +16,6 @@ from pydantic import SecretStr
 
 from ops.clients.edge import fingerprint
 from ops.developers.hostkeys import known_hosts
-from ops.developers.tokens import reachable_names
 from ops.errors import SettingsError
 from ops.render.files import render
 from ops.render.people import account_of, tunnel_ports, with_accounts
@@ -24,6 +23,7 @@ from ops.settings import Collection, Environment, Settings
 from ops.settings.addresses import short
 from ops.settings.model import Distance, EdgeMode
 from ops.settings.people import Developer
+from ops.settings.rights import reachable_names
 from ops.settings.secrets import write_private
 
 PAGE = "README.md"

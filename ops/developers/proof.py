@@ -34,6 +34,7 @@ from ops.settings import Environment, Settings
 from ops.settings.addresses import overlap, short
 from ops.settings.model import EdgeMode
 from ops.settings.people import Developer
+from ops.settings.rights import id_of
 
 LOGIN_SECONDS = 20.0
 REFUSED = (401, 403)
@@ -181,7 +182,7 @@ def _points(name: str, gone: Developer, reality: Reality) -> Iterator[Probe]:
         yield _unknown(what, reality, "tokens")
         return
     ids = {gone.token, gone.retiring} - {""}
-    found = [each for each in reality.tokens if each.developer == name or each.id in ids]
+    found = [each for each in reality.tokens if each.developer == name or id_of(each.id) in ids]
     if found:
         yield Probe(what, f"yes: {', '.join(each.id for each in found)}", False)
     else:
@@ -252,7 +253,7 @@ def _tokens(before: Environment, name: str, ids: Iterable[str], remote: Remote) 
     for token_id in ids:
         label = f"the token {token_id[:8]}..."
         try:
-            token = mint(_lasting(before.settings, name), name, token_id)
+            token = mint(before.settings, name, token_id, until=_later(before.settings, name))
         except StackroomError as error:
             yield Probe(f"{label} is taken", f"unknown: {error.message}", False)
             continue
@@ -261,14 +262,11 @@ def _tokens(before: Environment, name: str, ids: Iterable[str], remote: Remote) 
             yield _asked(f"{label} is taken at the edge", partial(_at_edge, before, remote, token))
 
 
-def _lasting(settings: Settings, name: str) -> Settings:
-    """With a day ahead: a token that has expired would be refused for that alone."""
-    developer = settings.developers[name]
-    if not developer.is_expired():
-        return settings
-    tomorrow = datetime.now(UTC).date() + timedelta(days=1)
-    lasting = developer.model_copy(update={"expires": tomorrow})
-    return settings.model_copy(update={"developers": {**settings.developers, name: lasting}})
+def _later(settings: Settings, name: str) -> datetime | None:
+    """A day ahead: a token that has expired would be refused for that alone."""
+    if not settings.developers[name].is_expired():
+        return None
+    return datetime.now(UTC) + timedelta(days=1)
 
 
 def _asked(what: str, ask: Callable[[], int]) -> Probe:

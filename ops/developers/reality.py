@@ -69,7 +69,7 @@ class Account:
 
 @dataclass(frozen=True)
 class Token:
-    """A token that Qdrant honours, by its id; `developer` is the name beside it."""
+    """One that Qdrant honours: id and rights (ops/settings/rights.py), and the name beside it."""
 
     id: str
     developer: str

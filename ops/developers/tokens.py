@@ -1,13 +1,13 @@
 """A developer's token for Qdrant, made from the inventory alone: the same files, the same token.
 
 Nothing is sent and nothing is stored: the server judges the signature, and lets a token in only
-while its id stands in ACCESS_COLLECTION.
+while its id and its rights stand in ACCESS_COLLECTION: with other rights it is another token.
 """
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable
+from datetime import datetime
 from typing import Any
 
 import jwt
@@ -16,10 +16,9 @@ from pydantic import SecretStr
 from ops.errors import SettingsError
 from ops.settings import Settings
 from ops.settings.people import ACCESS_COLLECTION, Developer
+from ops.settings.rights import rules, value_of
 
 ALGORITHM = "HS256"
-# the least that does it: "prw" writes points, and neither indexes nor snapshots like "rw"
-RIGHTS = {"read": "r", "write": "prw"}
 
 
 def new_token_id() -> str:
@@ -27,9 +26,12 @@ def new_token_id() -> str:
     return str(uuid.uuid4())
 
 
-def claims(settings: Settings, name: str, token_id: str) -> dict[str, Any]:
+def claims(
+    settings: Settings, name: str, token_id: str, *, until: datetime | None = None
+) -> dict[str, Any]:
     """What the token says, as Qdrant reads it (its JWT claims of 1.17 and later).
 
+    `until`: an end other than the last day's, for a proof that it is refused while it lasts.
     Raises SettingsError for somebody who can have no token: unknown, without collections or an
     id, or whose last day has passed.
     """
@@ -43,47 +45,32 @@ def claims(settings: Settings, name: str, token_id: str) -> dict[str, Any]:
         )
     if not token_id:
         raise SettingsError(f"{name} has no token yet", f"stackroom developer rotate {name}")
-    if developer.is_expired():
+    if until is None and developer.is_expired():
         raise SettingsError(
             f"the last day of {name} was {developer.expires}", "set a later one in developers.toml"
         )
     return {
-        "exp": int(end.timestamp()),
+        "exp": int((until or end).timestamp()),
         "subject": name,
-        "access": [
-            {"collection": wanted, "access": RIGHTS[developer.access]}
-            for wanted in reachable_names(settings, developer.collections)
-        ],
+        "access": rules(settings, developer),
         "value_exists": {
             "collection": ACCESS_COLLECTION,
-            "matches": [{"key": "token", "value": token_id}],
+            "matches": [{"key": "token", "value": value_of(settings, developer, token_id)}],
         },
     }
 
 
-def mint(settings: Settings, name: str, token_id: str = "") -> SecretStr:
+def mint(
+    settings: Settings, name: str, token_id: str = "", *, until: datetime | None = None
+) -> SecretStr:
     """The signed token of a developer: the live one, or the one with that id.
 
-    Raises SettingsError as `claims` does.
+    `until` is as for `claims`. Raises SettingsError as `claims` does.
     """
     token_id = token_id or _holder(settings, name).token
     key = settings.secrets.newest_qdrant_key()
-    return SecretStr(
-        jwt.encode(claims(settings, name, token_id), key.get_secret_value(), ALGORITHM)
-    )
-
-
-def reachable_names(settings: Settings, named: Iterable[str]) -> list[str]:
-    """The collections and aliases a person named, and each one's declared aliases; no name twice.
-
-    Qdrant looks for a rule under the name that was asked for, so an alias needs one of its own;
-    whoever was given an alias alone does not get the collection behind it.
-    """
-    names: list[str] = []
-    for name in named:
-        declared = settings.collections.get(name)
-        names += [name, *(declared.aliases if declared else [])]
-    return list(dict.fromkeys(names))
+    signed = claims(settings, name, token_id, until=until)
+    return SecretStr(jwt.encode(signed, key.get_secret_value(), ALGORITHM))
 
 
 def _holder(settings: Settings, name: str) -> Developer:

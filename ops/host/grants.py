@@ -10,6 +10,7 @@ from ops.host.collections import relayed
 from ops.host.facts import Json
 from ops.host.operations import Commands
 from ops.settings import Settings
+from ops.settings.rights import values_in_force
 
 
 @deploy("Grants")
@@ -26,6 +27,6 @@ def admit(settings: Settings) -> Commands:
     answers = host.get_fact(Json, script=f"{reads} 2>/dev/null || true") or {}
     requests = tokens_in_force.plan(settings, answers)
     if not requests:
-        host.noop(f"{len(tokens_in_force.wanted(settings))} tokens are in force")
+        host.noop(f"{len(values_in_force(settings))} tokens are in force")
         return
     yield f"{relayed(requests)} >/dev/null"

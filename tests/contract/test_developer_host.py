@@ -23,6 +23,7 @@ from ops.developers.look_logins import key_of
 from ops.developers.reality import Account, Connection, Reality, program, reality_of
 from ops.developers.tokens import mint
 from ops.settings import ACCESS_COLLECTION, Settings
+from ops.settings.rights import values_in_force
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f anna"
 HASH = "$y$j9T$canary-of-a-password-hash"
@@ -94,8 +95,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandIn]:
     started.start()
     send = httpx.Client(base_url=started.url, headers={"api-key": started.key})
     points = [
-        {"id": token, "vector": {}, "payload": {"token": token, "developer": name}}
-        for token, name in ((BOBS, "bob"), (CAROLS, "carol"))
+        {"id": token, "vector": {}, "payload": {"token": value, "developer": name}}
+        for token, (value, name) in values_in_force(settings_of(started.key)).items()
     ]
     send.put(f"/collections/{ACCESS_COLLECTION}", json={"vectors": {}}).raise_for_status()
     send.put(
@@ -201,10 +202,8 @@ def test_every_key_that_sshd_would_take(machine: Path, server: StandIn) -> None:
 def test_tokens_and_last_seen_as_qdrant_has_them(machine: Path, server: StandIn) -> None:
     found, _ = look_at(machine, server, subjects=[])
     assert found.tokens and found.seen
-    assert {(token.id, token.developer) for token in found.tokens} == {
-        (BOBS, "bob"),
-        (CAROLS, "carol"),
-    }
+    expected = set(values_in_force(settings_of(server.key)).values())
+    assert {(token.id, token.developer) for token in found.tokens} == expected
     # whoever has a token is looked for, also without being asked about
     assert set(found.seen.subjects) == {"bob"}
     assert found.seen.whole

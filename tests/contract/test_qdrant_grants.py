@@ -11,6 +11,7 @@ from contract_server import Server
 
 from ops.grants import plan, reads, tokens
 from ops.settings import ACCESS_COLLECTION, Settings
+from ops.settings.rights import value_of
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f anna"
 SECRETS = dict.fromkeys(("qdrant_api_key", "api_token", "restic_password"), "k" * 32)
@@ -46,6 +47,11 @@ def bare(server: Server) -> Iterator[Server]:
     server.send("DELETE", f"/collections/{ACCESS_COLLECTION}")
 
 
+def value(token: str) -> str:
+    settings = settings_of(bob=token)
+    return value_of(settings, settings.developers["bob"], token)
+
+
 def answers(server: Server) -> dict[str, Any]:
     return {
         asked.path: server.send(asked.method, asked.path, asked.body).json() for asked in reads()
@@ -63,7 +69,7 @@ def apply(server: Server, settings: Settings) -> int:
 def ask(server: Server, token: str) -> int:
     claim = {
         "collection": ACCESS_COLLECTION,
-        "matches": [{"key": "token", "value": token}],
+        "matches": [{"key": "token", "value": value(token)}],
     }
     rule = [{"collection": "a", "access": "r"}]
     bearer = f"Bearer {server.token(access=rule, value_exists=claim)}"
@@ -78,7 +84,7 @@ def test_tokens_come_and_go_with_their_points(bare: Server) -> None:
     assert apply(bare, settings_of(bob=BOBS)) == 3
     assert (ask(bare, BOBS), ask(bare, EVES)) == (200, 401)
     assert apply(bare, settings_of(bob=BOBS, eve=EVES)) == 1
-    assert tokens(answers(bare)) == {BOBS: "bob", EVES: "eve"}
+    assert tokens(answers(bare)) == {value(BOBS): "bob", value(EVES): "eve"}
 
     assert apply(bare, settings_of(eve=EVES)) == 1
     assert (ask(bare, BOBS), ask(bare, EVES)) == (401, 200)
@@ -96,7 +102,7 @@ def test_the_list_has_no_vectors_and_an_index(bare: Server) -> None:
 def test_a_revoked_token_that_hides_under_a_live_id_is_found(bare: Server) -> None:
     apply(bare, settings_of(bob=BOBS))
     path = f"/collections/{ACCESS_COLLECTION}/points?wait=true"
-    payload = {"token": EVES, "developer": "bob"}
+    payload = {"token": value(EVES), "developer": "bob"}
     bare.result("PUT", path, {"points": [{"id": BOBS, "vector": {}, "payload": payload}]})
     assert (ask(bare, BOBS), ask(bare, EVES)) == (401, 200)
     assert apply(bare, settings_of(bob=BOBS)) == 1

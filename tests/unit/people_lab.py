@@ -16,6 +16,7 @@ from ops.developers.look_logins import key_of
 from ops.developers.reality import Account, HostKey, LastSeen, Reality, Seen, Token, reality_of
 from ops.render.people import account_of, tunnel_ports, with_accounts
 from ops.settings import Environment, Machine, Settings
+from ops.settings.rights import values_in_force
 
 NOW = datetime.now(UTC)
 SECRETS = dict.fromkeys(("qdrant_api_key", "api_token", "restic_password"), "k" * 32)
@@ -110,10 +111,7 @@ def host_of(lab: Environment, *first: str, last: tuple[str, ...] = ()) -> Realit
         }
     }
     tokens = [
-        Token(token, name, token)
-        for name, one in settings.current_developers().items()
-        for token in (one.token, one.retiring)
-        if token
+        Token(value, name, token) for token, (value, name) in values_in_force(settings).items()
     ]
     return replace(
         reality_of(facts),

@@ -15,6 +15,7 @@ from ops.developers.proof import Probe, judged
 from ops.developers.reality import Reality
 from ops.errors import StackroomError
 from ops.settings import Environment, load_environment
+from ops.settings.rights import id_of
 
 HOST = "192.0.2.1"
 HOSTS = f"""\
@@ -108,7 +109,7 @@ class Team:
     def prove_refused(
         self, environment: Environment, _name: str, ids: list[str], remote: Any
     ) -> list[Probe]:
-        live = [token.id for token in self.look(environment, remote).tokens or ()]
+        live = [id_of(token.id) for token in self.look(environment, remote).tokens or ()]
         return [Probe(f"the token {each[:8]}...", "answered", each not in live) for each in ids]
 
 

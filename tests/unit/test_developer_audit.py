@@ -17,7 +17,6 @@ from people_lab import (
     ANNA,
     BOB,
     BOB_TOKEN,
-    CAROL_TOKEN,
     EVE,
     LATER,
     NOW,
@@ -32,7 +31,7 @@ from ops.developers import show
 from ops.developers.audit import Audit, audit
 from ops.developers.audit_words import Visit
 from ops.developers.reach import Table, networks_of, passing, spans_of, union, without
-from ops.developers.reality import Account, HostKey, LastSeen, Reality, Token, reality_of
+from ops.developers.reality import Account, HostKey, LastSeen, Reality, reality_of
 
 
 def told(found: Audit) -> list[tuple[str, bool, str]]:
@@ -413,13 +412,27 @@ def test_a_password_that_sshd_takes_is_reach() -> None:
 def test_a_token_under_another_name_and_a_key_that_nobody_set() -> None:
     lab = environment()
     host = host_of(lab)
-    swapped = (Token(BOB_TOKEN, "carol"), Token(CAROL_TOKEN, "carol"))
+    bobs, carols = host.tokens or ()
+    swapped = (replace(bobs, developer="carol"), carols)
     found = audit(lab, replace(host, tokens=swapped), NOW)
     assert ("bob", True) in {(each.person, each.reaches) for each in found.differences}
     keys = {"read_only_api_key": True, "alt_api_key": True}
     texts = [text for _, reaches, text in told(audit(lab, replace(host, qdrant_keys=keys), NOW))]
     assert any("read-only key" in text for text in texts)
     assert any("a second API key: Qdrant has one" in text for text in texts)
+
+
+def test_a_token_of_other_rights_than_the_files() -> None:
+    """Somebody lowered them in the file and did not deploy."""
+    was = environment()
+    bob = was.settings.developers["bob"].model_copy(update={"access": "read"})
+    people = {**was.settings.developers, "bob": bob}
+    lowered = replace(was, settings=was.settings.model_copy(update={"developers": people}))
+    found = audit(lowered, host_of(was), NOW)
+    (difference,) = found.differences
+    assert (difference.person, difference.reaches) == ("bob", True)
+    assert "with other rights than the file's" in difference.text
+    assert {row.rights for row in rows(found, "bob")} == {"?"}
 
 
 @pytest.mark.parametrize("part", ["tables", "keys", "accounts", "tokens", "seen", "stored"])

@@ -21,6 +21,7 @@ from ops.developers.reality import Account, Connection, HostKey, Reality, Token,
 from ops.errors import UnreachableError
 from ops.render.files import ROOT
 from ops.settings import Environment
+from ops.settings.rights import id_of, value_of
 
 sys.path.insert(0, str(ROOT / "tests" / "contract"))
 from stand_in_process import StandIn, make
@@ -266,8 +267,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandIn]:
     started.stop()
 
 
-def set_points(server: StandIn, *tokens: str) -> None:
-    points = [{"id": each, "vector": {}, "payload": {"token": each}} for each in tokens]
+def set_points(server: StandIn, *values: str) -> None:
+    points = [
+        {"id": id_of(each), "vector": {}, "payload": {"token": each, "developer": "bob"}}
+        for each in values
+    ]
     client = httpx.Client(base_url=server.url, headers={"api-key": server.key})
     where = "/collections/stackroom_access/points"
     client.post(f"{where}/delete?wait=true", json={"filter": {}}).raise_for_status()
@@ -280,7 +284,7 @@ RETIRING = "00000000-0000-4000-8000-00000000000a"
 
 def test_tokens_are_tried_on_the_server_itself(server: StandIn) -> None:
     before = in_tunnel_mode(server.key, retiring=RETIRING)
-    set_points(server, BOB_TOKEN)
+    set_points(server, value_of(before.settings, before.settings.developers["bob"], BOB_TOKEN))
     live, retired = asked(before, server.http_port)
     assert (live.ok, live.answer) == (False, "yes: answered 200")
     assert (retired.ok, retired.answer) == (True, "no: answered 401")
@@ -292,7 +296,7 @@ def test_tokens_are_tried_on_the_server_itself(server: StandIn) -> None:
 def test_of_the_expired_it_is_the_revocation_that_is_proven(server: StandIn) -> None:
     """A token that is past its day would be refused for that alone."""
     before = in_tunnel_mode(server.key, expires=date(2026, 1, 1))
-    set_points(server, BOB_TOKEN)
+    set_points(server, value_of(before.settings, before.settings.developers["bob"], BOB_TOKEN))
     assert [each.answer for each in asked(before, server.http_port)] == ["yes: answered 200"]
     set_points(server)
     assert [each.answer for each in asked(before, server.http_port)] == ["no: answered 401"]

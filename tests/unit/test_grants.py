@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from ops.errors import ServiceError
-from ops.grants import plan, reads, tokens, wanted
+from ops.grants import plan, reads, tokens
 from ops.settings import Settings
+from ops.settings.rights import value_of, values_in_force
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f anna"
 SECRETS = dict.fromkeys(("qdrant_api_key", "api_token", "restic_password"), "k" * 32)
@@ -28,7 +29,7 @@ def settings_of(**developers: dict[str, Any]) -> Settings:
     return Settings.model_validate(
         {
             "operators": {"anna": {"addresses": ["203.0.113.20"], "keys": [KEY]}},
-            "collections": {"a": {"vector": {"size": 4}}},
+            "collections": {"a": {"vector": {"size": 4}}, "b": {"vector": {"size": 4}}},
             "developers": people,
             "secrets": SECRETS,
         }
@@ -44,8 +45,14 @@ def answers(points: dict[Any, dict[str, Any]], indexed: bool = True) -> dict[str
     }
 
 
+def value(token: str) -> str:
+    """Everybody here has the same rights."""
+    settings = settings_of(bob={})
+    return value_of(settings, settings.developers["bob"], token)
+
+
 def point(token: str, name: str) -> dict[str, Any]:
-    return {"token": token, "developer": name}
+    return {"token": value(token), "developer": name}
 
 
 MISSING = {PATH: ABSENT, SCROLL: ABSENT}
@@ -74,7 +81,10 @@ def test_the_wanted_tokens_are_those_of_whoever_has_not_expired() -> None:
         eve={"token": EVES, "expires": date(2020, 1, 1)},
         carl={"collections": []},
     )
-    assert wanted(settings) == {LIVE: "bob", RETIRING: "bob"}
+    assert values_in_force(settings) == {
+        LIVE: (value(LIVE), "bob"),
+        RETIRING: (value(RETIRING), "bob"),
+    }
 
 
 @pytest.mark.parametrize("given", [MISSING, {}])
@@ -114,6 +124,25 @@ def test_the_last_token_goes_and_the_list_stays() -> None:
 
 
 @pytest.mark.parametrize(
+    "changed", [{"access": "write"}, {"collections": ["a", "b"]}, {"expires": date(2980, 1, 1)}]
+)
+def test_other_rights_are_another_value_under_the_same_id(changed: dict[str, Any]) -> None:
+    """So the token that was handed out with the rights of before is refused."""
+    settings = settings_of(bob={"token": LIVE, "retiring": RETIRING, **changed})
+    (request,) = plan(settings, answers({k: AS_WANTED[k] for k in (LIVE, RETIRING)}))
+    assert request.method == "PUT" and request.body
+    rows = {row["id"]: row["payload"]["token"] for row in request.body["points"]}
+    assert rows.keys() == {LIVE, RETIRING}
+    assert not {value(LIVE), value(RETIRING)} & set(rows.values())
+
+
+def test_the_order_of_collections_is_no_right() -> None:
+    one = settings_of(bob={"token": LIVE, "collections": ["a", "b"]})
+    other = settings_of(bob={"token": LIVE, "collections": ["b", "a"]})
+    assert values_in_force(one) == values_in_force(other)
+
+
+@pytest.mark.parametrize(
     "payload",
     # Qdrant looks at the payload, never at the id: a revoked token could hide under a live id
     [point(LOST, "bob"), point(LIVE, "eve"), {"developer": "bob"}, point(LIVE, "bob") | {"x": 1}],
@@ -131,7 +160,7 @@ def test_a_lost_index_is_made_again() -> None:
 
 def test_the_tokens_in_force_are_those_that_qdrant_would_find() -> None:
     given = answers({LIVE: point(LOST, "bob"), 7: {"token": EVES}, 8: {"token": 5}, 9: {}})
-    assert tokens(given) == {LOST: "bob", EVES: ""}
+    assert tokens(given) == {value(LOST): "bob", EVES: ""}
     assert tokens(MISSING) == {}
 
 

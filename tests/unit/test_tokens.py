@@ -81,6 +81,14 @@ def opened(token: str, key: str) -> tuple[dict[str, Any], dict[str, Any]]:
     return header, body
 
 
+def digest(body: dict[str, Any]) -> str:
+    """Of the rights that a token says, written down here a second time."""
+    rules = sorted(body["access"], key=lambda rule: str(rule["collection"]))
+    told = ",".join(f'{{"access":"{r["access"]}","collection":"{r["collection"]}"}}' for r in rules)
+    text = f'{{"access":[{told}],"exp":{body["exp"]}}}'
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
 def test_it_says_what_the_developer_may_do_and_nothing_else(make_settings: MakeSettings) -> None:
     settings = make_settings(*bob("library", "private"))
 
@@ -99,7 +107,7 @@ def test_it_says_what_the_developer_may_do_and_nothing_else(make_settings: MakeS
         ],
         "value_exists": {
             "collection": "stackroom_access",
-            "matches": [{"key": "token", "value": LIVE}],
+            "matches": [{"key": "token", "value": f"{LIVE}.{digest(body)}"}],
         },
     }
 
@@ -144,7 +152,7 @@ def test_another_id_makes_another_token(make_settings: MakeSettings) -> None:
     live, retiring = mint(settings, "bob"), mint(settings, "bob", RETIRING)
 
     _, body = opened(retiring.get_secret_value(), OLD_KEY)
-    assert body["value_exists"]["matches"] == [{"key": "token", "value": RETIRING}]
+    assert body["value_exists"]["matches"][0]["value"] == f"{RETIRING}.{digest(body)}"
     assert body | {"value_exists": 0} == opened(live.get_secret_value(), OLD_KEY)[1] | {
         "value_exists": 0
     }
@@ -203,3 +211,34 @@ def test_ids_are_random_and_as_the_settings_want_them(make_settings: MakeSetting
     assert {uuid.UUID(one).version for one in ids} == {4}
     settings = make_settings(*bob("library")[:2], f'token = "{min(ids)}"')
     assert settings.developers["bob"].token == min(ids)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        bob("library", access="write"),
+        bob("library", "private"),
+        bob("library", expires=LAST_DAY - timedelta(days=1)),
+    ],
+)
+def test_other_rights_are_looked_up_by_another_value(
+    make_settings: MakeSettings, changed: list[str]
+) -> None:
+    def looked_up(lines: list[str]) -> str:
+        matches = claims(make_settings(*lines), "bob", LIVE)["value_exists"]["matches"]
+        return str(matches[0]["value"])
+
+    assert looked_up(changed) != looked_up(bob("library"))
+    assert looked_up(bob("library")) == looked_up(bob("library"))
+
+
+def test_a_token_for_a_proof_outlives_the_last_day_alone(make_settings: MakeSettings) -> None:
+    """It is looked up by the same value, so it is refused only where that one is gone."""
+    settings = make_settings(*bob("library", expires=TODAY - timedelta(days=1)))
+    later = datetime.now(UTC) + timedelta(days=1)
+
+    _, body = opened(mint(settings, "bob", until=later).get_secret_value(), OLD_KEY)
+
+    own = int(datetime(TODAY.year, TODAY.month, TODAY.day, tzinfo=UTC).timestamp())
+    assert body["exp"] == int(later.timestamp())
+    assert body["value_exists"]["matches"][0]["value"] == f"{LIVE}.{digest(body | {'exp': own})}"
