@@ -25,8 +25,9 @@ import stacks
 from ops.developers.kit import make_kit, write_kit
 from ops.developers.tokens import mint
 from ops.render.files import ROOT
-from ops.settings import load_environment
+from ops.settings import Settings, load_environment
 from ops.settings.people import ACCESS_COLLECTION
+from ops.settings.rights import values_in_force
 
 sys.path.insert(0, str(ROOT / "tests" / "contract"))
 from stand_in_process import StandIn, make
@@ -96,17 +97,26 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandIn]:
     stand_in = make(tmp_path_factory.mktemp("qdrant"), KEY)
     stand_in.start()
     named = {"fast-all-minilm-l6-v2": {"size": 384, "distance": "Cosine"}}
-    token = {"id": TOKEN_ID, "vector": [1], "payload": {"token": TOKEN_ID, "developer": "bob"}}
     bodies: dict[str, Any] = {
         "team_memory": {"vectors": named},
         ACCESS_COLLECTION: {"vectors": {"size": 1, "distance": "Cosine"}},
-        f"{ACCESS_COLLECTION}/points?wait=true": {"points": [token]},
     }
     for path, body in bodies.items():
-        url = f"{stand_in.url}/collections/{path}"
-        assert httpx.put(url, json=body, headers={"api-key": KEY}).status_code == 200
+        put(stand_in, path, body)
     yield stand_in
     assert stand_in.stop() == 0, stand_in.log
+
+
+def put(server: StandIn, path: str, body: Any) -> None:
+    url = f"{server.url}/collections/{path}"
+    assert httpx.put(url, json=body, headers={"api-key": KEY}).status_code == 200
+
+
+def admit(server: StandIn, settings: Settings) -> None:
+    """Everybody's tokens, as a deploy does it."""
+    for token, (value, name) in values_in_force(settings).items():
+        point = {"id": token, "vector": [1], "payload": {"token": value, "developer": name}}
+        put(server, f"{ACCESS_COLLECTION}/points?wait=true", {"points": [point]})
 
 
 @pytest.fixture(scope="module", params=["127.0.0.1", "::1"], ids=["IPv4", "IPv6"])
@@ -132,6 +142,7 @@ def served(
         f"from ops.settings import machines\n\nhosts = machines(__file__, address={address!r})\n"
     )
     environment = load_environment(folder)
+    admit(server, environment.settings)
     rendered = stacks.rendered(environment, stacks.MEMORY_MIB)
     places = {
         "qdrant:6333": f"127.0.0.1:{server.http_port}",
