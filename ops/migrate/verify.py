@@ -36,6 +36,7 @@ from ops.migrate.shape import Unequal, compare_aliases, compare_indexes, compare
 from ops.migrate.side import CollectionInfo, MigrationError, Page, PointId, Side, order
 
 IDS = 8192  # of a page without content
+FEW = 4  # points that tell how large one is
 TOGETHER = 16  # points of a sample that are asked for at once: each may be large
 LISTED = 100
 PATIENCE_SECONDS = 60.0
@@ -188,6 +189,8 @@ class _Comparison:
         specs = infos[1].vectors
         total = max(infos[0].points, infos[1].points)
         whole = self.wish.sample is None
+        if whole:  # not before all workers have taken pages of large points at once
+            sizer.saw(self._patience().call(self.source.page, self.name, limit=FEW))
 
         def pages(
             start: PointId | None, piece: Piece, left: int, patience: Patience
