@@ -11,9 +11,10 @@ import contextlib
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from ops.backup.job import Job, carry_out
-from ops.backup.manifest import Facts
+from ops.backup.manifest import Facts, QdrantCollection
 from ops.backup.records import Record
 from ops.backup.source import Event, Tell, silent
 from ops.clients import docker
@@ -21,13 +22,14 @@ from ops.clients.docker import Scratch
 from ops.clients.rest import QdrantRest
 from ops.clients.snapshots import Snapshots
 from ops.errors import BackupError, SettingsError, StackroomError
-from ops.restore import access, answers, switch
+from ops.restore import access, answers, switch, unfinished
 from ops.restore.answers import Ask
 from ops.restore.evidence import Stopwatch, differences, note, note_choice
 from ops.restore.fetch import LATEST, Fetched, fetched, for_restore, promised
 from ops.restore.qdrant import patience
 from ops.restore.rehearsal import Comparison
 from ops.restore.rehearsals import clear, rehearse_all
+from ops.restore.unfinished import Unfinished
 from ops.settings.host import QDRANT_API_KEY, Credentials, HostConfig, QdrantSource
 
 
@@ -93,32 +95,27 @@ def _work(job: Job, backup: Fetched, wanted: Wanted) -> Record:
                 f"Qdrant {version} cannot read what {facts.version} gave out; nothing was touched",
                 f"deploy Qdrant {facts.version} first: qdrant.version in settings.toml",
             )
-        _refuse_target(rest.request, target, wanted)
+        left = _left(job, rest.request, target, collection)
+        _refuse_target(rest.request, target, wanted, there=left is not None)
         watch = Stopwatch(job.tell)
         only = facts.model_copy(update={"collections": [collection], "aliases": {}})
         comparisons = _rehearse(job, backup, {source: only}, live, watch)
+        note(job, {"comparisons": [asdict(comparison) for comparison in comparisons]})
         _refuse(comparisons, "nothing was touched")
         uploading = time.monotonic()
-        with _unless_it_fails(rest.request, target):
-            job.tell(Event("upload", target))
-            with Snapshots(live.url, job.credentials.get(QDRANT_API_KEY)) as snapshots:
-                snapshots.upload(
-                    target,
-                    backup.folder / item.path,
-                    checksum=item.sha256,
-                    timeout=min(patience(item.size), job.remaining()),
-                    on_bytes=lambda done, total: job.tell(Event("upload", target, done, total)),
-                )
+        if left is None:
+            comparisons += _upload(job, backup, live, rest.request, collection, target)
+        else:
             answers.wait_until_green(rest.request, target, seconds=patience(item.size))
-            job.tell(Event("verify", target))
             found = answers.compare_collection(rest.request, live.name, collection, target)
+            unfinished.refuse(left, found)
             comparisons += found
-            note(job, {"comparisons": [asdict(comparison) for comparison in comparisons]})
-            _refuse(found, f"{target} is removed again")
+        note(job, {"comparisons": [asdict(comparison) for comparison in comparisons]})
         led_to = answers.aliases(rest.request).get(wanted.alias, "")
         if wanted.alias:
             job.tell(Event("alias", wanted.alias))
             answers.point_aliases(rest.request, {wanted.alias: target})
+        unfinished.end(job.config.base)
     steps = backup.seconds | watch.seconds() | {"upload": time.monotonic() - uploading}
     note(
         job,
@@ -144,10 +141,64 @@ def _asking(live: QdrantSource, credentials: Credentials) -> QdrantRest:
     return QdrantRest(live.url, credentials.get(QDRANT_API_KEY))
 
 
-def _refuse_target(ask: Ask, target: str, wanted: Wanted) -> None:
-    """An alias cannot take a collection's name, nor a collection an alias's or another's."""
+def _upload(
+    job: Job,
+    backup: Fetched,
+    live: QdrantSource,
+    ask: Ask,
+    collection: QdrantCollection,
+    target: str,
+) -> list[Comparison]:
+    """Make the new collection, and hold it to what the backup promises."""
+    item = backup.manifest.item(collection.item)
+    making = Unfinished(backup=backup.manifest.run, collection=collection.name, target=target)
+    unfinished.begin(job.config.base, making)
+    with _unless_it_fails(ask, target, job.config.base):
+        job.tell(Event("upload", target))
+        with Snapshots(live.url, job.credentials.get(QDRANT_API_KEY)) as snapshots:
+            snapshots.upload(
+                target,
+                backup.folder / item.path,
+                checksum=item.sha256,
+                timeout=min(patience(item.size), job.remaining()),
+                on_bytes=lambda done, total: job.tell(Event("upload", target, done, total)),
+            )
+        answers.wait_until_green(ask, target, seconds=patience(item.size))
+        job.tell(Event("verify", target))
+        found = answers.compare_collection(ask, live.name, collection, target)
+        # also where it differs: what was found is the evidence
+        earlier = job.record.details.get("comparisons", [])
+        note(job, {"comparisons": [*earlier, *(asdict(comparison) for comparison in found)]})
+        _refuse(found, f"{target} is removed again")
+    return found
+
+
+def _left(job: Job, ask: Ask, target: str, collection: QdrantCollection) -> Unfinished | None:
+    """What this very restore had made before it was killed; of others' it tells."""
+    found = unfinished.left(job.config.base, ask)
+    if found is None:
+        return None
+    if (found.backup, found.collection, found.target) != (
+        *(job.record.subject, collection.name),
+        target,
+    ):
+        remarks = [*job.record.details.get("remarks", []), found.told]
+        note(job, {"remarks": remarks})
+        return None
+    if unfinished.clear(found, ask):
+        note(job, {"cleared": f"{target}, which a killed restore had left empty"})
+        return None
+    note(job, {"taken_over": f"{target}, which a killed restore had made"})
+    return found
+
+
+def _refuse_target(ask: Ask, target: str, wanted: Wanted, *, there: bool) -> None:
+    """An alias cannot take a collection's name, nor a collection an alias's or another's.
+
+    `there`: this restore has made the collection already, before it was killed.
+    """
     collections, aliases = answers.collections(ask), answers.aliases(ask)
-    if target in collections or target in aliases:
+    if (target in collections and not there) or target in aliases:
         what = "a collection" if target in collections else "an alias"
         raise BackupError(
             f"{what} is already called {target}, and is never overwritten",
@@ -158,8 +209,8 @@ def _refuse_target(ask: Ask, target: str, wanted: Wanted) -> None:
             f"a collection is called {wanted.alias}: an alias cannot take its name",
             "--alias <another>; your programs then use that",
         )
-    led_to = aliases.get(wanted.alias)
-    if led_to and not wanted.replace:
+    led_to = aliases.get(wanted.alias, "")
+    if led_to not in ("", target) and not wanted.replace:
         raise BackupError(
             f"the alias {wanted.alias} leads to {led_to}",
             f"with --replace it will lead to {target}; {led_to} stays",
@@ -193,7 +244,7 @@ def _refuse(comparisons: list[Comparison], consequence: str) -> None:
 
 
 @contextlib.contextmanager
-def _unless_it_fails(ask: Ask, target: str) -> Iterator[None]:
+def _unless_it_fails(ask: Ask, target: str, base: Path) -> Iterator[None]:
     """Remove the new collection again where anything goes wrong with it, a signal too."""
     try:
         yield
@@ -208,4 +259,6 @@ def _unless_it_fails(ask: Ask, target: str) -> Iterator[None]:
                 f"{error.message}; the half-made collection {target} is still there",
                 f"delete it: DELETE {answers.path_of(target)}",
             ) from None
+        if not left:
+            unfinished.end(base)
         raise

@@ -216,6 +216,76 @@ def test_a_restore_that_is_stopped_leaves_no_collection(stack: LiveStack, step: 
     assert stack.data() == before
 
 
+def killed_at(stack: LiveStack, step: str, **choice: Any) -> None:
+    child = os.fork()
+    if child == 0:
+
+        def tell(event: Event) -> None:
+            if event.step == step:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        try:
+            restore(stack, tell=tell, **choice)
+        finally:
+            os._exit(0)
+    assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
+
+
+@pytest.mark.parametrize("step", ["verify", "alias"])
+def test_what_a_killed_restore_had_made_is_taken_by_the_same_one_again(
+    stack: LiveStack, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"books-killed-{step}"
+    choice = {"new_name": name, "alias": f"after-{step}"}
+    # `verify` is told of the fetched files too: the second time it is the live collection
+    steps = iter(range(1, 3))
+
+    def verified(event: Event) -> bool:
+        return event.step == step and (step != "verify" or next(steps) == 2)
+
+    child = os.fork()
+    if child == 0:
+        try:
+            restore(stack, tell=lambda e: verified(e) and os.kill(os.getpid(), 9), **choice)
+        finally:
+            os._exit(0)
+    assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
+    assert len(stack.data()[name]) == 60
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("it was sent again")
+
+    monkeypatch.setattr(Snapshots, "upload", never)
+    record = restore(stack, **choice)
+    assert record.outcome == "ok" and name in record.details["taken_over"]
+    assert stack.data()[name] == stack.data()["books"]
+    assert stack.data()["aliases"][f"after-{step}"] == name
+    # and it is over: the name is taken like any other
+    assert "already called" in refused(stack, **choice)
+
+
+def test_what_a_killed_restore_left_empty_is_removed_and_made_anew(stack: LiveStack) -> None:
+    killed_at(stack, "upload", new_name="books-empty")
+    one = {"size": 8, "distance": "Cosine"}
+    stack.send("PUT", "/collections/books-empty", {"vectors": one})  # as Qdrant begins
+    record = restore(stack, new_name="books-empty")
+    assert "books-empty" in record.details["cleared"]
+    assert stack.data()["books-empty"] == stack.data()["books"]
+
+
+def test_what_was_left_and_is_in_use_stays_and_is_told_of(stack: LiveStack) -> None:
+    killed_at(stack, "upload", new_name="books-used")
+    one = {"size": 8, "distance": "Cosine"}
+    stack.send("PUT", "/collections/books-used", {"vectors": one})
+    stack.add("books-used", range(1, 3), kind="mine")
+    assert "books-used, which a killed restore has left, differs" in refused(
+        stack, new_name="books-used"
+    )
+    record = restore(stack, new_name="books-other")
+    assert any("books-used" in remark for remark in record.details["remarks"])
+    assert len(stack.data()["books-used"]) == 2
+
+
 def test_the_live_server_serves_without_an_error_while_bad_and_good_are_restored(
     stack: LiveStack,
 ) -> None:
