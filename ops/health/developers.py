@@ -48,8 +48,8 @@ def agreement(found: Audit) -> Verdict:
         return warning(f"not on the host: {_first(less)}", DEPLOY)
     if found.unknown:
         part, reason = next(iter(found.unknown.items()))
-        more = f" (and {len(found.unknown) - 1} more)" if len(found.unknown) > 1 else ""
-        return unknown(f"could not look at {part}: {reason}{more}", AUDIT)
+        rest = f" (and {len(found.unknown) - 1} more)" if len(found.unknown) > 1 else ""
+        return unknown(f"could not look at {part}: {reason}{rest}", AUDIT)
     people = len({row.who for row in found.rows if row.listed})
     return ok(f"the host lets in the {people} people of the file, and nobody else")
 
