@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cheap_repository import lay_repository
 from servers import PASSWORD, credentials
 
 DRIVER = Path(__file__).with_name("driver.py")
@@ -93,6 +94,10 @@ class Place:
     @property
     def current(self) -> Path:
         return self.base / "current"
+
+    def __post_init__(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lay_repository(self.restic, self.repository, PASSWORD)
 
     def write(self) -> None:
         """Lay configuration and credentials as they are now."""

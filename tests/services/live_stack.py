@@ -22,6 +22,8 @@ from typing import Any
 
 import httpx
 import jwt
+from cheap_repository import lay_repository
+from servers import restic_program
 
 from ops.backup.manifest import new_run
 from ops.backup.records import Record, write_record
@@ -33,6 +35,7 @@ from ops.settings.host import Credentials, FilesSource, HostConfig, QdrantSource
 from ops.settings.people import ACCESS_COLLECTION
 
 LABEL = "stackroom.test.live"
+REPOSITORY_PASSWORD = "a-password"
 DIMENSION = 8
 HOSTED_UID = 1000
 
@@ -70,6 +73,8 @@ class LiveStack:
         self.storage, self.library = f"{self.name}-storage", f"{self.name}-library"
         self.http = httpx.Client(base_url=self.url, headers={"api-key": self.key}, timeout=60)
         self.credentials = self._credentials()
+        for repository in ("local", "offsite"):
+            lay_repository(restic_program(), folder / repository, REPOSITORY_PASSWORD)
         (folder / "settings").mkdir()
         (folder / "settings" / "settings.toml").write_text('stack = "qdrant"\n')
         self.config = HostConfig(
@@ -94,7 +99,7 @@ class LiveStack:
     def _credentials(self) -> Credentials:
         folder = self.folder / "credentials"
         folder.mkdir(mode=0o700)
-        for name, value in (("qdrant_api_key", self.key), ("restic_password", "a-password")):
+        for name, value in (("qdrant_api_key", self.key), ("restic_password", REPOSITORY_PASSWORD)):
             (folder / name).write_text(f"{value}\n")
             (folder / name).chmod(0o600)
         return Credentials(folder)
