@@ -12,7 +12,7 @@ from ops.clients.edge import edge_ca
 from ops.clients.ssh import Remote
 from ops.developers import change as changing
 from ops.developers.change import Draft
-from ops.developers.kit import Kit, check_folder, make_kit
+from ops.developers.kit import Kit, check_folder, make_kit, unserved
 from ops.developers.reality import look
 from ops.developers.tokens import mint
 from ops.settings import Environment
@@ -56,6 +56,9 @@ def agreed(draft: Draft, question: str, *, dry_run: bool, yes: bool) -> bool:
     where = draft.before.machine.address
     for each in told or ["changes nothing there"]:
         out.print(f"on {where}: {each}", markup=False)
+    stays = draft.name in draft.after.settings.current_developers()
+    if stays and (lost := unserved(draft.after, draft.name)):
+        out.print(f"CAREFUL: {lost}", markup=False)
     if dry_run:
         changing.refuse(draft, look(draft.before, Remote(draft.before)))
         out.print("dry run: nothing was changed")

@@ -18,6 +18,7 @@ from ops.clients.edge import fingerprint
 from ops.developers.hostkeys import known_hosts
 from ops.errors import SettingsError
 from ops.render.files import render
+from ops.render.firewall import Family, family_of
 from ops.render.people import account_of, tunnel_ports, with_accounts
 from ops.settings import Collection, Environment, Settings
 from ops.settings.addresses import short
@@ -85,6 +86,33 @@ def make_kit(
     if token is not None:
         files["token"] = f"{token.get_secret_value()}\n"
     return Kit(environment.name, name, files)
+
+
+def unserved(environment: Environment, name: str) -> str:
+    """Why a line of the kit goes nowhere from where the person works, "" where none is known to.
+
+    An address in it is of one IP version, and whoever comes by the other alone never gets there.
+    """
+    settings, developer = environment.settings, _current(environment, name)
+    served = {family_of(address) for address in developer.addresses}
+    lines = {"URL": environment.edge_name().strip("[]"), "SSH tunnel": environment.machine.address}
+    if settings.edge.mode is EdgeMode.TUNNEL:
+        del lines["URL"]
+    if name not in with_accounts(settings):
+        del lines["SSH tunnel"]
+    lost = {what: to for what, to in lines.items() if not served & _families(to)}
+    if not lost:
+        return ""
+    told = ", ".join(f"the {what} is for {to}" for what, to in lost.items())
+    return f"no address of {name} is of that IP version: in the kit {told}"
+
+
+def _families(host: str) -> set[Family]:
+    """The IP versions by which it may be reached: both for a name, which is not looked up."""
+    try:
+        return {family_of(host)}
+    except ValueError:
+        return {"v4", "v6"}
 
 
 def check_folder(kit: Kit, folder: Path) -> None:

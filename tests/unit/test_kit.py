@@ -21,12 +21,13 @@ from pydantic import SecretStr
 
 from ops.clients.edge import fingerprint
 from ops.developers.hostkeys import known_hosts
-from ops.developers.kit import Kit, make_kit, write_kit
+from ops.developers.kit import Kit, make_kit, unserved, write_kit
 from ops.developers.tokens import mint
 from ops.errors import SettingsError
 from ops.render.files import ROOT
 from ops.settings import Environment, load_environment
 from ops.settings.people import ACCESS_COLLECTION
+from ops.settings.rights import values_in_force
 
 sys.path.insert(0, str(ROOT / "tests" / "contract"))
 from stand_in_process import StandIn, make
@@ -313,6 +314,33 @@ def test_what_is_missing_is_said(make_environment: MakeEnvironment, ca_pem: str)
 # the host's key
 
 
+@pytest.mark.parametrize(
+    ("mode", "keys", "address", "addresses", "lost"),
+    [
+        ("internal", True, "198.51.100.10", ("2001:db8::7",), ("URL", "SSH tunnel")),
+        ("internal", False, "198.51.100.10", ("2001:db8::7",), ("URL",)),
+        ("tunnel", True, "198.51.100.10", ("2001:db8::7",), ("SSH tunnel",)),
+        ("acme", True, "198.51.100.10", ("2001:db8::7",), ("SSH tunnel",)),
+        ("internal", True, "2001:db8::10", ("198.51.100.7",), ("URL", "SSH tunnel")),
+        ("internal", True, "198.51.100.10", ("198.51.100.7", "2001:db8::7"), ()),
+        ("internal", True, "2001:db8::10", ("2001:db8::7",), ()),
+        ("acme", True, "host.example.com", ("2001:db8::7",), ()),
+    ],
+)
+def test_whoever_comes_by_the_other_ip_version_alone_is_told(
+    make_environment: MakeEnvironment,
+    mode: str,
+    keys: bool,
+    address: str,
+    addresses: tuple[str, ...],
+    lost: tuple[str, ...],
+) -> None:
+    made = make_environment(mode, keys=keys, address=address, addresses=addresses)
+    said = unserved(made, "bob")
+    assert [what for what in ("URL", "SSH tunnel") if f"the {what} is for " in said] == list(lost)
+    assert bool(said) is bool(lost)
+
+
 def test_a_known_hosts_file_gives_the_keys_of_the_host_and_no_others(tmp_path: Path) -> None:
     path = tmp_path / "known_hosts"
     path.write_text(
@@ -462,7 +490,8 @@ def served(server: StandIn, make_environment: MakeEnvironment, tmp_path: Path) -
     files = {n: t.replace("127.0.0.1:6333", server.url[7:]) for n, t in kit.files.items()}
     folder = tmp_path / "the kit"
     write_kit(Kit(kit.environment, kit.name, files), folder)
-    point = {"id": TOKEN_ID, "vector": [1], "payload": {"token": TOKEN_ID, "developer": "bob"}}
+    value, name = values_in_force(environment.settings)[TOKEN_ID]
+    point = {"id": TOKEN_ID, "vector": [1], "payload": {"token": value, "developer": name}}
     path = f"/collections/{ACCESS_COLLECTION}/points?wait=true"
     send(server, "PUT", path, {"points": [point]})
     return Served(server, folder, mint(environment.settings, "bob").get_secret_value())
