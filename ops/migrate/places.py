@@ -17,7 +17,6 @@ from pydantic import SecretStr
 from ops.clients.rest import checked_url
 from ops.clients.ssh import Remote
 from ops.errors import SettingsError, UnreachableError
-from ops.migrate.folder import Folder
 from ops.migrate.server import Server
 from ops.migrate.side import Side
 from ops.settings import Environment, load_environment
@@ -68,6 +67,9 @@ def opened(where: Place) -> Iterator[Side]:
     Raises SettingsError, LockedError, UnreachableError; nothing was written.
     """
     if where.kind == "folder":
+        # a second of every verb's start otherwise: it brings the official client
+        from ops.migrate.folder import Folder
+
         side: Side = Folder(Path(where.text))
     elif where.environment is not None:
         side = _of_environment(where.environment)
