@@ -51,7 +51,7 @@ class Memory:
         limit: int = 3,
     ) -> Page:
         self._perhaps_die()
-        found = sorted((each for each in self.points if within(each, start, end)), key=order)
+        found = sorted((each for each in list(self.points) if within(each, start, end)), key=order)
         taken = [{"id": each, "payload": self.points[each]} for each in found[:limit]]
         following = found[limit] if len(found) > limit else None
         return Page(encoded(taken), len(taken), following)
