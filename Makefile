@@ -39,7 +39,7 @@ lint: tools ## ruff, mypy --strict, compose-lint
 	$(BIN)/mypy
 	$(BIN)/compose-lint check --fail-on high $(wildcard compose/*/*.yaml)
 
-bench: ## measurements, as tables: deploys beside Ansible, backups, drills
+bench: ## measurements, as tables: deploys beside Ansible, backups, drills, migrations
 	@sh ops/sandbox/prepare.sh bench
 	@$(BIN)/stackroom sandbox engine
 	$(BIN)/pytest -q -s -m bench tests/bench

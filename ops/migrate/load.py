@@ -28,7 +28,7 @@ from ops.migrate.state import Saver
 WORKERS = 4
 BATCH_BYTES = 1024 * 1024  # aimed at; more made nothing faster and takes memory
 MOST_POINTS = 1000  # of a batch
-FIRST_POINTS = 64  # of a batch, before anything is known of their size
+FIRST_POINTS = 8  # of a batch, before anything is known of their size: some have 1 MB
 PATIENCE_SECONDS = 120.0  # how long an end may be away or refuse for the time being
 LONGEST_PAUSE = 15.0
 PAUSE_STEP = 0.25

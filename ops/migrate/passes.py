@@ -51,8 +51,8 @@ def one_pass(
             limit = min(sizer.limit(), left) if left > 0 else sizer.limit()
             page = patient.call(source.page, names[0], start, piece.end, limit=limit)
             sizer.saw(page)
-            wanted = max(1, page.count)
-            other = patient.call(target.page, names[1], start, piece.end, limit=wanted)
+            # where the source has none left, what is too much goes in whole pages
+            other = patient.call(target.page, names[1], start, piece.end, limit=page.count or limit)
             here, start = _put_right(target, names[1], page, other, specs, patient)
             with lock:
                 put.compared += here.compared
