@@ -10,7 +10,7 @@ from ops.deploy.apply import apply
 from ops.deploy.lock import hold_lock
 from ops.deploy.pyinfra import Part
 from ops.deploy.record import write_record
-from ops.render.backup import program, render_backups
+from ops.render.backup import program, render_backups, settings_copy
 from ops.render.files import RenderedFile
 from ops.render.host import base_files, ssh_files
 from ops.render.people import key_files
@@ -47,7 +47,9 @@ def carry_out(
 
 
 def _of_people(environment: Environment) -> list[RenderedFile]:
-    return [*ssh_files(environment.settings), *key_files(environment.settings)]
+    settings = environment.settings
+    copy = settings_copy(environment, "developers.toml")
+    return [*ssh_files(settings), *key_files(settings), copy]
 
 
 def _rendered(environment: Environment, remote: Remote) -> list[RenderedFile]:
@@ -59,7 +61,8 @@ def _rendered(environment: Environment, remote: Remote) -> list[RenderedFile]:
     backups = render_backups(environment)
     return [
         *base_files(environment.settings, environment.machine.user),
-        *_of_people(environment),
+        *ssh_files(environment.settings),
+        *key_files(environment.settings),
         *stack.files,
         *backups.files,
         program(backups.bundle),

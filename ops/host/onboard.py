@@ -11,8 +11,9 @@ from pyinfra.api.exceptions import DeployError
 from ops.host.access import access
 from ops.host.facts import Lines
 from ops.host.grants import grants
-from ops.host.operations import packages
+from ops.host.operations import packages, place
 from ops.host.people import people
+from ops.render.backup import settings_copy
 from ops.render.host import GUARD
 from ops.render.stack import STACK_DIR
 from ops.settings import load_environment
@@ -31,3 +32,4 @@ packages(name="packages", names=["conntrack"])  # machines deployed before have 
 access(settings=settings, force=bool(host.data.get("force_lockout")))
 people(settings=settings)
 grants(settings=settings)
+place(name="copy for backups", files=[settings_copy(environment, "developers.toml")])

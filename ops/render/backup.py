@@ -101,14 +101,7 @@ def render_backups(environment: Environment) -> Backups:
     files = [
         RenderedFile(str(names.CONFIG), config.model_dump_json(indent=2) + "\n"),
         *secrets,
-        *(
-            RenderedFile(
-                f"{SETTINGS_COPY}/{name}",
-                (environment.folder / name).read_text(encoding="utf-8"),
-                mode=0o600,
-            )
-            for name in ("settings.toml", "developers.toml")
-        ),
+        *(settings_copy(environment, name) for name in ("settings.toml", "developers.toml")),
         *_services(settings, config, [Path(file.path).name for file in secrets]),
     ]
     timers = _timers(settings)
@@ -128,6 +121,12 @@ def render_backups(environment: Environment) -> Backups:
         bundle=bundle,
         enabled=settings.backup.enabled,
     )
+
+
+def settings_copy(environment: Environment, name: str) -> RenderedFile:
+    """A file of the inventory as it goes into backups. Raises OSError."""
+    text = (environment.folder / name).read_text(encoding="utf-8")
+    return RenderedFile(f"{SETTINGS_COPY}/{name}", text, mode=0o600)
 
 
 def program(bundle: Bundle) -> RenderedFile:
