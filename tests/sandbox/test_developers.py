@@ -435,9 +435,8 @@ def test_what_somebody_made_by_hand_is_seen_and_stops_the_verbs(
     path = "/collections/stackroom_access/points?wait=true"
     qdrant(environment, "PUT", path, {"points": [point]})
     key = ssh_key(team["rita"].machine, "/tmp/mallory")
-    on_host(
-        f"cp -a /root/.ssh/authorized_keys /tmp/kept; echo '{key}' >>/root/.ssh/authorized_keys"
-    )
+    keys = "/root/.ssh/authorized_keys"
+    on_host(f"cp -a {keys} /tmp/kept; echo '{key}' >>{keys}")
     try:
         done = developer("audit", "--json")
         assert done.returncode == 2

@@ -581,6 +581,7 @@ def test_a_change_of_people_says_what_it_did(
     assert (written["part"], written["doing"], written["changes"]) == ("people", doing, changes)
     assert sorted(written["files"]) == [
         "/etc/ssh/sshd_config.d/10-stackroom.conf",
+        "/etc/stackroom/settings/developers.toml",
         "/home/stackroom/.ssh/authorized_keys",
     ]
 
