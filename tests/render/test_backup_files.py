@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_host_files import run, tool
+from test_host_files import ELSEWHERE, run, tool
 
 from ops.render import backup as rendering
 from ops.render.backup import (
@@ -32,6 +32,12 @@ from ops.settings import Environment, load_environment
 from ops.settings.host import Credentials, HostConfig, load_host_config
 
 WriteEnvironment = Callable[..., Path]
+TEMPLATES = {
+    "stackroom-job.service.j2",
+    "stackroom-job.timer.j2",
+    "stackroom-notify@.service.j2",
+    "stackroom.sh.j2",
+}
 HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f"
 SFTP = f"""
 [backup.offsite]
@@ -346,8 +352,6 @@ def test_without_a_schedule_the_rest_stays(make: Callable[..., Environment]) -> 
 def test_every_template_of_backups_is_used(
     wanted: Backups, make: Callable[..., Environment], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from test_host_files import OF_BACKUPS
-
     used = set()
     render = rendering.render
 
@@ -358,7 +362,9 @@ def test_every_template_of_backups_is_used(
     monkeypatch.setattr(rendering, "render", seen)
     backups = render_backups(make(SFTP))
     program(backups.bundle)
-    assert used == {name for name in OF_BACKUPS if not name.startswith("_")}
+    assert used == TEMPLATES
+    # what the host's other files leave to this one, so that no template is used by nobody
+    assert used <= ELSEWHERE
     for file in (*units(backups).values(), program(backups.bundle)):
         assert "Written by Stackroom" in file.content
         assert not file.mode & 0o022
@@ -409,6 +415,10 @@ def test_the_hosts_verbs_need_nothing_that_the_host_lacks(tmp_path: Path) -> Non
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert (tmp_path / "requirements/host.lock").is_file()
+    verbs = {path.stem for path in (tmp_path / "ops/cli").glob("*.py")}
+    operators = {"operator", "escrow", "developer", "people", "person", "server_key", "migrate"}
+    assert "host" in verbs
+    assert not verbs & operators
 
 
 def test_the_same_source_makes_the_same_bundle(monkeypatch: pytest.MonkeyPatch) -> None:
