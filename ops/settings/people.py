@@ -162,7 +162,7 @@ def _shared_addresses(one: str, first: Person, other: str, second: Person) -> It
         if overlap(ours, theirs) and not (is_wide(ours) or is_wide(theirs)):
             yield (
                 f"{other}.addresses: {short(ours)} overlaps {short(theirs)} of {one};"
-                " where they share it, say shares_address = true"
+                " where they share it, say shares_address = true (--shared)"
             )
 
 

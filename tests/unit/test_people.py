@@ -323,9 +323,9 @@ MISTAKES = [
     (BOB + 'keys = ["{other}"]\n' + CARL + 'keys = ["{other} carl"]', "developers.carl.keys: has a "
      "key of developers.bob; one key is one person's"),
     (BOB + CARL.replace("100.8", "100.7"), "developers.carl.addresses: 198.51.100.7 overlaps "
-     "198.51.100.7 of developers.bob; where they share it, say shares_address = true"),
+     "198.51.100.7 of developers.bob; where they share it, say shares_address = true (--shared)"),
     (BOB + CARL.replace("100.8", "100.0/28"), "developers.carl.addresses: 198.51.100.0/28 overlaps "
-     "198.51.100.7 of developers.bob; where they share it, say shares_address = true"),
+     "198.51.100.7 of developers.bob; where they share it, say shares_address = true (--shared)"),
     (BOB.replace("198.51.100.7", "2001:db8:a:7::/64"), "developers.bob.addresses: "
      "2001:db8:a:7::/64 overlaps 2001:db8:a::/48 of operators.anna; where they share it, say "
      "shares_address = true"),
