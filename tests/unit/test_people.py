@@ -328,7 +328,7 @@ MISTAKES = [
      "198.51.100.7 of developers.bob; where they share it, say shares_address = true (--shared)"),
     (BOB.replace("198.51.100.7", "2001:db8:a:7::/64"), "developers.bob.addresses: "
      "2001:db8:a:7::/64 overlaps 2001:db8:a::/48 of operators.anna; where they share it, say "
-     "shares_address = true"),
+     "shares_address = true (--shared)"),
 ]  # fmt: skip
 
 
