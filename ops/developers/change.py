@@ -34,7 +34,7 @@ NEEDED = ("firewall", "accounts", "keys", "tokens")
 class Draft:
     """What developers.toml would be: `before` and `after` are the environment with each text.
 
-    `removes`: the person goes, so that a failure never brings them back into the file.
+    `removes`: the person goes, so that nothing may stand in the way of it.
     """
 
     name: str
@@ -47,6 +47,13 @@ class Draft:
     @property
     def path(self) -> Path:
         return file_of(self.before)
+
+    @property
+    def takes_away(self) -> bool:
+        """Whether somebody can do less afterwards: a failure never puts such a thing back."""
+        was = self.before.settings.current_developers().get(self.name)
+        becomes = self.after.settings.current_developers().get(self.name)
+        return self.removes or bool(_held(was) - _held(becomes))
 
     def diff(self) -> str:
         """What changes in the file, as `diff -u` prints it."""
@@ -106,6 +113,12 @@ def _ports(environment: Environment, address: str) -> list[int]:
 
 def _addresses(developer: Developer | None) -> list[str]:
     return developer.addresses if developer else []
+
+
+def _held(developer: Developer | None) -> set[str]:
+    """Each thing that opens something to them."""
+    keys = developer.keys if developer else []
+    return {*_addresses(developer), *keys, *_tokens(developer)}
 
 
 def _of_logins(change: Draft, was: Developer | None, becomes: Developer | None) -> Iterator[str]:
@@ -191,8 +204,8 @@ def carry(
     """Write the file and apply it to the host; the steps that changed something there.
 
     `doing` is the command, for the lock and the record. Where the apply fails the file is put
-    back, unless somebody was removed. Raises LockedError, UnreachableError, SettingsError, and
-    DeployError for an apply that failed.
+    back, unless the change takes something away. Raises LockedError, UnreachableError,
+    SettingsError, and DeployError for an apply that failed.
     """
     remote = Remote(change.before)
     written = False
@@ -215,18 +228,26 @@ def carry(
 
 def _after_failure(change: Draft, error: BaseException) -> None:
     """Put the file back, and say in the error how file and host stand now."""
-    deploy = f"stackroom -e {change.before.name} deploy"
+    stackroom, file = f"stackroom -e {change.before.name}", change.path.name
+    again = (
+        f"once that is mended, run it again; or {stackroom} deploy makes the host as the file is"
+    )
     if change.removes:
-        said = f"{change.name} stays out of {change.path.name}, but may still reach the host"
-        hint = f"{deploy}, at once"
+        said = f"{change.name} stays out of {file}, but may still reach the host"
+        hint = f"{stackroom} developer remove {change.name}, again: it sweeps up what is left"
+    elif change.takes_away:
+        # what somebody wanted gone, a token that leaked perhaps, must not come back by a fault
+        said = f"{file} stays changed, but what it takes from {change.name} may still work"
+        hint = f"{stackroom} deploy, at once"
     else:
-        said, hint = f"{change.path.name} is as it was before", ""
+        said, hint = f"{file} is as it was before, but the host may have some of it", again
         try:
             replace_text(change.path, change.new, change.old)
         except (SettingsError, OSError):
-            said, hint = f"{change.path.name} stays changed: it could not be put back", deploy
+            said = f"{file} stays changed: it could not be put back"
+            hint = f"{stackroom} deploy"
     if isinstance(error, StackroomError):
-        error.amend(said, hint or f"once that is mended, run it again; or {deploy}")
+        error.amend(said, hint)
 
 
 def replace_text(path: Path, old: str, new: str) -> None:

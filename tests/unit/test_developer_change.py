@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import stat
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,12 +13,14 @@ import people_lab
 import pytest
 from team_lab import OLD_KEY, Team, error_of, make_team
 
+from ops.deploy import run
+from ops.deploy.pyinfra import Part
 from ops.developers import change as changing
 from ops.developers import roster, rotation
 from ops.developers.change import Draft
 from ops.developers.reality import Reality
 from ops.developers.tokens import new_token_id
-from ops.errors import DeployError, SettingsError, StackroomError, UnreachableError
+from ops.errors import DeployError, ServiceError, SettingsError, StackroomError, UnreachableError
 from ops.settings import Developer, load_environment
 
 EVE = people_lab.EVE
@@ -143,7 +146,7 @@ def test_an_apply_that_fails_puts_the_file_back(team: Team, error: BaseException
         changing.carry(adding(team), "add")
     assert team.text() == before
     if isinstance(caught.value, StackroomError):
-        assert "developers.toml is as it was before" in caught.value.message
+        assert "as it was before, but the host may have some of it" in caught.value.message
         assert "stackroom -e team deploy" in caught.value.hint
 
 
@@ -152,7 +155,65 @@ def test_a_removal_that_fails_brings_nobody_back(team: Team) -> None:
     with pytest.raises(DeployError, match="may still reach the host") as caught:
         changing.carry(removing(team), "remove")
     assert "bob" not in team.environment.settings.developers
-    assert caught.value.hint == "stackroom -e team deploy, at once"
+    assert caught.value.hint.startswith("stackroom -e team developer remove bob, again")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"token": new_token_id(), "retiring": ""},
+        {"addresses": ["198.51.100.8/32"]},
+        {"keys": []},
+    ],
+    ids=["a token that leaked", "an address", "a key"],
+)
+@pytest.mark.parametrize("error", [DeployError("a step failed"), KeyboardInterrupt()])
+def test_what_a_failed_change_took_away_never_comes_back(
+    team: Team, fields: dict[str, object], error: BaseException
+) -> None:
+    draft, team.fails = changing_bob(team, **fields), error
+    with pytest.raises(type(error)) as caught:
+        changing.carry(draft, "rotate")
+    assert team.text() == draft.new
+    if isinstance(caught.value, StackroomError):
+        assert "takes from bob may still work" in caught.value.message
+        assert caught.value.hint == "stackroom -e team deploy, at once"
+
+
+def test_the_end_of_a_retiring_token_never_comes_undone(team: Team) -> None:
+    changing.carry(changing_bob(team, token=new_token_id(), retiring=people_lab.BOB_TOKEN), "on")
+    draft, team.fails = changing_bob(team, retiring=""), DeployError("a step failed")
+    with pytest.raises(DeployError, match="may still work"):
+        changing.carry(draft, "rotate --finish")
+    assert people_lab.BOB_TOKEN not in team.text()
+
+
+@pytest.mark.parametrize("part", ["people", "all"])
+def test_a_record_that_cannot_be_written_fails_no_change_of_people(
+    team: Team, monkeypatch: pytest.MonkeyPatch, part: Part
+) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise ServiceError("the record could not be written: no space")
+
+    monkeypatch.setattr(run, "hold_lock", lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr(run, "apply", lambda *_, **__: ["grants"])
+    monkeypatch.setattr(run, "_rendered", lambda *_: [])
+    monkeypatch.setattr(run, "write_record", refused)
+    steps: list[tuple[str, str]] = []
+
+    def carried() -> list[str]:
+        return run.carry_out(
+            team.environment, "rotate", part=part, on_step=lambda *told: steps.append(told)
+        )
+
+    if part == "all":
+        with pytest.raises(ServiceError):
+            carried()
+    else:
+        assert carried() == ["grants"]
+        assert steps == [
+            ("the record of it: the record could not be written: no space", "Not written")
+        ]
 
 
 def test_what_somebody_wrote_meanwhile_is_never_lost(team: Team) -> None:
