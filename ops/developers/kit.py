@@ -19,7 +19,7 @@ from ops.developers.hostkeys import known_hosts
 from ops.errors import SettingsError
 from ops.render.files import render
 from ops.render.firewall import Family, family_of
-from ops.render.people import account_of, tunnel_ports, with_accounts
+from ops.render.people import TUNNEL_PORTS, account_of, with_accounts
 from ops.settings import Collection, Environment, Settings
 from ops.settings.addresses import short
 from ops.settings.model import Distance, EdgeMode
@@ -203,9 +203,13 @@ def _values(
         "title": f"# Stackroom: the kit of {name} for {environment.name}",
         "mode": mode.value,
         "url": LOOPBACK_URL if mode is EdgeMode.TUNNEL else f"{base}:{settings.edge.port}",
-        "api_url": f"{base}:{settings.edge.api_port}" if settings.api else "",
+        # the edge asks for its token, so without an edge there is no way to it
+        "api_url": (
+            f"{base}:{settings.edge.api_port}"
+            if settings.api and mode is not EdgeMode.TUNNEL
+            else ""
+        ),
         "loopback_url": LOOPBACK_URL,
-        "loopback_api_url": f"http://127.0.0.1:{settings.api.port}" if settings.api else "",
         "addresses": [short(address) for address in developer.addresses],
         "ca": mode is EdgeMode.INTERNAL,
         "fingerprint": fingerprint(ca_pem) if mode is EdgeMode.INTERNAL else "",
@@ -235,7 +239,7 @@ def _tunnel(environment: Environment) -> str:
         # the kit's own line for the host, and no other, in place of a question
         *("StrictHostKeyChecking=yes", "UserKnownHostsFile=known_hosts"),
     ]
-    forwards = [f"127.0.0.1:{p}:127.0.0.1:{p}" for p in tunnel_ports(environment.settings)]
+    forwards = [f"127.0.0.1:{p}:127.0.0.1:{p}" for p in TUNNEL_PORTS]
     words = ["ssh", "-N", *(f"-o {option}" for option in options)]
     return " ".join([*words, f"-p {environment.machine.port}", *(f"-L {f}" for f in forwards)])
 

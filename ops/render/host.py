@@ -7,7 +7,7 @@ from typing import Any
 
 from ops.render.files import RenderedFile, render
 from ops.render.firewall import CONTAINER_CHAIN
-from ops.render.people import GROUP, KEYS_FOLDER, tunnel_ports
+from ops.render.people import GROUP, KEYS_FOLDER, TUNNEL_PORTS
 from ops.settings import Settings
 
 SSH_DROP_IN = "/etc/ssh/sshd_config.d/10-stackroom.conf"
@@ -65,7 +65,7 @@ def ssh_files(settings: Settings) -> list[RenderedFile]:
         root_login=settings.ssh.root_login,
         group=GROUP,
         keys_folder=KEYS_FOLDER,
-        tunnels=[f"127.0.0.1:{port}" for port in tunnel_ports(settings)],
+        tunnels=[f"127.0.0.1:{port}" for port in TUNNEL_PORTS],
     )
     return [
         RenderedFile(SSH_DROP_IN, drop_in),

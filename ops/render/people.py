@@ -16,7 +16,9 @@ from ops.settings.people import ACCOUNT_PREFIX
 
 GROUP = "stackroom-developers"
 KEYS_FOLDER = "/etc/ssh/stackroom-keys"
-QDRANT_PORTS = (6333, 6334)  # REST and gRPC, on the host's loopback
+# Qdrant's REST and gRPC on the host's loopback, where every request is asked for a token; never the
+# team's api, whose token the edge asks for: a tunnel would go past it
+TUNNEL_PORTS = (6333, 6334)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LINE = re.compile(r'^\S*?from="(?P<sources>[^"]*)"\S* (?P<kind>\S+) (?P<blob>\S+)', re.MULTILINE)
 
@@ -29,11 +31,6 @@ def account_of(name: str) -> str:
 def keys_path(account: str) -> str:
     """The file of an account's keys; root's, for sshd to read in the account's name."""
     return f"{KEYS_FOLDER}/{account}"
-
-
-def tunnel_ports(settings: Settings) -> list[int]:
-    """The loopback ports that a developer may reach through SSH."""
-    return [*QDRANT_PORTS, *([settings.api.port] if settings.api else [])]
 
 
 def with_accounts(settings: Settings) -> dict[str, Developer]:
@@ -62,7 +59,7 @@ def key_files(settings: Settings, *, expiry_in_utc: bool = True) -> list[Rendere
             keys_path(account_of(name)),
             render(
                 "host/developer_keys.j2",
-                options=_options(settings, developer, expiry_in_utc=expiry_in_utc),
+                options=_options(developer, expiry_in_utc=expiry_in_utc),
                 keys=developer.keys,
             ),
         )
@@ -88,9 +85,9 @@ def _admitted(text: str) -> set[tuple[str, str]]:
     }
 
 
-def _options(settings: Settings, developer: Developer, *, expiry_in_utc: bool) -> str:
+def _options(developer: Developer, *, expiry_in_utc: bool) -> str:
     """The options of sshd(8): nothing but tunnels to our ports, from there, until then."""
-    permitted = [f'permitopen="127.0.0.1:{port}"' for port in tunnel_ports(settings)]
+    permitted = [f'permitopen="127.0.0.1:{port}"' for port in TUNNEL_PORTS]
     sources = ",".join(_sources(developer))
     options = ["restrict", "port-forwarding", *permitted, f'from="{sources}"']
     end = developer.ends()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import re
 import shutil
 import subprocess
 from datetime import UTC, date, datetime
@@ -14,6 +15,7 @@ import pytest
 from pyinfra.api import OperationError, StringCommand
 
 from ops.host.people import Account, HostPeople, KeyFile, People, steps, strangers
+from ops.render.host import ssh_files
 from ops.render.people import (
     GROUP,
     account_of,
@@ -21,7 +23,6 @@ from ops.render.people import (
     keys_path,
     last_day,
     takes_away,
-    tunnel_ports,
     with_accounts,
 )
 from ops.settings import Developer, Settings
@@ -82,14 +83,15 @@ def test_an_sshd_that_does_not_read_utc_gets_no_end_in_the_key() -> None:
     assert file.content.splitlines()[1].endswith(f'2001:db8:b0b::/48" {BOB}')
 
 
-def test_the_api_has_a_tunnel_where_there_is_one() -> None:
+def test_no_tunnel_goes_past_the_token_of_the_api() -> None:
     settings = settings_of(bob=bob())
-    assert tunnel_ports(settings) == [6333, 6334]
     api = Settings.model_validate(
         settings.model_dump() | {"api": {"image": "a/b:1", "port": 8123}, "secrets": SECRETS}
     )
-    assert tunnel_ports(api) == [6333, 6334, 8123]
-    assert 'permitopen="127.0.0.1:8123"' in key_files(api)[0].content
+    assert key_files(api) == key_files(settings)
+    assert "8123" not in key_files(api)[0].content
+    (permitted,) = re.findall(r"PermitOpen (.*)", ssh_files(api)[0].content)
+    assert permitted == "127.0.0.1:6333 127.0.0.1:6334"
 
 
 @pytest.mark.parametrize(
