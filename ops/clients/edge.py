@@ -83,6 +83,11 @@ def verify(place: Place, context: ssl.SSLContext) -> None:
 
 def request(place: Place, context: ssl.SSLContext, path: str, key: str = "") -> int:
     """GET a path over TLS and return the status code. Raises as `verify` does."""
+    return ask(place, context, path, key)[0]
+
+
+def ask(place: Place, context: ssl.SSLContext, path: str, key: str = "") -> tuple[int, str]:
+    """GET a path over TLS: the status code and the text. Raises as `verify` does."""
     host = f"[{place.address}]" if ":" in place.address else place.address
     try:
         with httpx.Client(verify=context, timeout=SECONDS, trust_env=False) as client:
@@ -94,7 +99,7 @@ def request(place: Place, context: ssl.SSLContext, path: str, key: str = "") -> 
     except httpx.HTTPError as error:
         # the kind only: a message of httpx may quote the header that holds the key
         raise _silent(place, type(error).__name__) from None
-    return answer.status_code
+    return answer.status_code, answer.text
 
 
 def _handshake(place: Place, context: ssl.SSLContext) -> bytes:

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import httpx
 from pydantic import SecretStr
@@ -37,8 +37,10 @@ from ops.settings.people import Developer
 from ops.settings.rights import id_of
 
 LOGIN_SECONDS = 20.0
-REFUSED = (401, 403)
+# what Qdrant says of a good signature whose point is gone (401), or its collection (403)
+REVOKED = "Invalid JWT, stateful validation failed"
 QDRANT_PORT = 6333
+SAID = 80  # characters of a refusal that are repeated
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,7 @@ def judged(before: Environment, name: str, reality: Reality) -> list[Probe]:
         *_addresses(after, developer, reality),
         *_connections(after, developer, reality),
         _account(account_of(name), reality),
+        _keys_for(account_of(name), reality),
         *_keys(after, developer, reality),
         *_points(name, developer, reality),
     ]
@@ -160,6 +163,20 @@ def _account(account: str, reality: Reality) -> Probe:
     return Probe(what, f"yes: it is there, {shut}, with {found.processes} processes", False)
 
 
+def _keys_for(account: str, reality: Reality) -> Probe:
+    """Keys for the account, in the file of now or not, from whichever address they would open."""
+    what = f"a key opens {account} from anywhere"
+    if reality.keys is None:
+        return _unknown(what, reality, "keys")
+    found = [
+        each for each in reality.keys if account in (each.account, PurePosixPath(each.path).name)
+    ]
+    if found:
+        told = ", ".join(f"{each.fingerprint} in {each.path}" for each in found)
+        return Probe(what, f"yes: {told}", False)
+    return Probe(what, f"no: it is named by none of {len(reality.keys)} keys on the host", True)
+
+
 def _keys(after: Environment, gone: Developer, reality: Reality) -> Iterator[Probe]:
     whose = audit_logins.holders(after.settings)
     for fingerprint in audit_logins.fingerprints(gone.keys):
@@ -196,11 +213,13 @@ def _unknown(what: str, reality: Reality, part: str) -> Probe:
 def _login(before: Environment, name: str) -> Iterator[Probe]:
     """One login with all keys of the person: sshd counts attempts, and shuts out who makes many.
 
+    It proves that the account opens nothing here, no more: `from=` refuses a key that is offered
+    from this machine's address for a live account, too. Of keys, the listing is the evidence.
     Their private halves are not here. sshd is offered the public ones, and says whether it would
     take one before it asks for a signature.
     """
     account, keys = account_of(name), before.settings.developers[name].keys
-    what = f"{account} logs in over SSH"
+    what = f"{account} logs in over SSH from this machine"
     machine = replace(before.machine, user=account, key="")
     ssh = Remote(replace(before, machine=machine))
     with tempfile.TemporaryDirectory() as folder:
@@ -237,7 +256,7 @@ def login_answer(what: str, keys: int, code: int, said: str) -> Probe:
         offered = said.count("Offering public key")
         if offered < keys:
             return Probe(what, f"unknown: {offered} of {keys} keys were tried", False)
-        return Probe(what, f"no: refused, with {keys} keys of theirs offered", True)
+        return Probe(what, f"no: refused here, with {keys} keys of theirs offered", True)
     last = [line for line in said.splitlines() if line.strip() and not line.startswith("debug")]
     return Probe(what, f"unknown: {last[-1] if last else 'ssh said nothing'}", False)
 
@@ -269,25 +288,39 @@ def _later(settings: Settings, name: str) -> datetime | None:
     return datetime.now(UTC) + timedelta(days=1)
 
 
-def _asked(what: str, ask: Callable[[], int]) -> Probe:
+def _asked(what: str, ask: Callable[[], tuple[int, str]]) -> Probe:
     try:
-        code = ask()
+        code, said = ask()
     except StackroomError as error:
         return Probe(what, f"unknown: {error.message}", False)
     except httpx.HTTPError as error:
         # the kind only: a message of httpx may quote the header that holds the token
         return Probe(what, f"unknown: {type(error).__name__}", False)
-    return Probe(what, f"{'no' if code in REFUSED else 'yes'}: answered {code}", code in REFUSED)
+    return token_answer(what, code, said)
 
 
-def _loopback(remote: Remote, token: SecretStr) -> int:
+def token_answer(what: str, code: int, said: str) -> Probe:
+    """What an answer to the token proves. Refused alone is nothing: with another key than Qdrant's
+    in secrets.toml the signature is refused, and a live token would be, too."""
+    if code in (401, 403) and said == REVOKED:
+        return Probe(what, f"no: answered {code}, {said}", True)
+    if code == httpx.codes.OK:
+        return Probe(what, f"yes: answered {code}", False)
+    # longer ones are pages of somebody else's
+    told = f", {said}" if said.isprintable() and 0 < len(said) <= SAID else ""
+    stale = "; has secrets.toml the key of now?" if said == "InvalidSignature" else ""
+    return Probe(what, f"unknown: answered {code}{told}{stale}", False)
+
+
+def _loopback(remote: Remote, token: SecretStr) -> tuple[int, str]:
     with remote.forward(QDRANT_PORT) as port, httpx.Client(trust_env=False, timeout=10) as client:
         headers = {"api-key": token.get_secret_value()}
-        return client.get(f"http://127.0.0.1:{port}/collections", headers=headers).status_code
+        answer = client.get(f"http://127.0.0.1:{port}/collections", headers=headers)
+        return answer.status_code, answer.text
 
 
-def _at_edge(environment: Environment, remote: Remote, token: SecretStr) -> int:
+def _at_edge(environment: Environment, remote: Remote, token: SecretStr) -> tuple[int, str]:
     settings, machine = environment.settings, environment.machine
     place = Place(machine.address, settings.edge.port, environment.edge_name())
     ca = edge.edge_ca(remote) if settings.edge.mode is EdgeMode.INTERNAL else ""
-    return edge.request(place, edge.trust(ca), "/collections", token.get_secret_value())
+    return edge.ask(place, edge.trust(ca), "/collections", token.get_secret_value())

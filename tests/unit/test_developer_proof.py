@@ -13,10 +13,10 @@ from typing import Any
 import httpx
 import live_rules
 import pytest
-from people_lab import BOB, BOB_TOKEN, LATER, environment, fingerprint, host_of
+from people_lab import BOB, BOB_TOKEN, EVE, LATER, environment, fingerprint, host_of
 
 from ops.developers import proof, show
-from ops.developers.proof import Probe, judged, login_answer, without
+from ops.developers.proof import REVOKED, Probe, judged, login_answer, token_answer, without
 from ops.developers.reality import Account, Connection, HostKey, Reality, Token, reality_of
 from ops.errors import UnreachableError
 from ops.render.files import ROOT
@@ -54,6 +54,7 @@ def test_of_somebody_gone_every_way_in_is_named_with_its_answer() -> None:
         "a connection from 198.51.100.128/25 is open",
         "a connection from 2001:db8:b0b::/48 is open",
         "the account dev-bob can be used",
+        "a key opens dev-bob from anywhere",
         f"the key {fingerprint(BOB)} opens an account",
         "Qdrant honours a token of bob",
     } == set(found)
@@ -143,6 +144,11 @@ def test_an_account_is_gone_or_shut_and_nothing_runs_as_it(
 
 def test_a_key_and_a_token_that_stay_anywhere_are_found() -> None:
     assert GONE.keys is not None
+    # one that the file never had, in the file of an account that is gone
+    left = HostKey("", "/etc/ssh/stackroom-keys/dev-bob", fingerprint(EVE))
+    failed_ones = bad(replace(GONE, keys=(*GONE.keys, left)))
+    assert list(failed_ones) == ["a key opens dev-bob from anywhere"]
+    assert "/etc/ssh/stackroom-keys/dev-bob" in failed_ones["a key opens dev-bob from anywhere"]
     key = HostKey("root", "/root/.ssh/authorized_keys2", fingerprint(BOB))
     (failed,) = bad(replace(GONE, keys=(*GONE.keys, key))).values()
     assert failed == "yes: /root/.ssh/authorized_keys2"
@@ -158,7 +164,7 @@ def test_a_key_and_a_token_that_stay_anywhere_are_found() -> None:
         ("firewall", {"tables": None}, 4),
         ("connections", {"connections": None}, 2),
         ("accounts", {"accounts": None, "sessions": None}, 1),
-        ("keys", {"keys": None}, 1),
+        ("keys", {"keys": None}, 2),
         ("tokens", {"tokens": None}, 1),
     ],
 )
@@ -179,8 +185,8 @@ TAKEN = "debug1: Server accepts key: /tmp/0.pub ED25519 SHA256:CxTyfeRPAP4veTqR2
 @pytest.mark.parametrize(
     ("keys", "code", "said", "passes", "answer"),
     [
-        (1, 255, OFFER + DENIED, True, "no: refused, with 1 keys of theirs offered"),
-        (0, 255, DENIED, True, "no: refused, with 0 keys of theirs offered"),
+        (1, 255, OFFER + DENIED, True, "no: refused here, with 1 keys of theirs offered"),
+        (0, 255, DENIED, True, "no: refused here, with 0 keys of theirs offered"),
         # without the private half it goes no further, and it is far enough
         (1, 255, OFFER + TAKEN + "Load key: bad permissions\n" + DENIED, False, "yes: sshd takes"),
         (1, 0, OFFER, False, "yes: it logged in"),
@@ -195,7 +201,7 @@ TAKEN = "debug1: Server accepts key: /tmp/0.pub ED25519 SHA256:CxTyfeRPAP4veTqR2
 def test_a_login_counts_as_refused_only_where_sshd_refused_every_key(
     keys: int, code: int, said: str, passes: bool, answer: str
 ) -> None:
-    probe = login_answer("dev-bob logs in over SSH", keys, code, said)
+    probe = login_answer("dev-bob logs in over SSH from this machine", keys, code, said)
     assert probe.ok is passes
     assert probe.answer.startswith(answer)
 
@@ -215,7 +221,9 @@ def test_the_login_offers_public_keys_alone_in_one_attempt(
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     (probe,) = proof._login(replace(WITH_BOB, folder=tmp_path), "bob")
     assert probe == Probe(
-        "dev-bob logs in over SSH", "no: refused, with 1 keys of theirs offered", True
+        "dev-bob logs in over SSH from this machine",
+        "no: refused here, with 1 keys of theirs offered",
+        True,
     )
     assert (tmp_path / "keys").read_text().strip() == BOB
     assert (tmp_path / "attempts").read_text() == "once\n"
@@ -287,7 +295,7 @@ def test_tokens_are_tried_on_the_server_itself(server: StandIn) -> None:
     set_points(server, value_of(before.settings, before.settings.developers["bob"], BOB_TOKEN))
     live, retired = asked(before, server.http_port)
     assert (live.ok, live.answer) == (False, "yes: answered 200")
-    assert (retired.ok, retired.answer) == (True, "no: answered 401")
+    assert (retired.ok, retired.answer) == (True, f"no: answered 401, {REVOKED}")
     set_points(server)
     assert [each.ok for each in asked(before, server.http_port)] == [True, True]
     assert BOB_TOKEN not in " ".join(each.what for each in asked(before, server.http_port))
@@ -299,7 +307,42 @@ def test_of_the_expired_it_is_the_revocation_that_is_proven(server: StandIn) -> 
     set_points(server, value_of(before.settings, before.settings.developers["bob"], BOB_TOKEN))
     assert [each.answer for each in asked(before, server.http_port)] == ["yes: answered 200"]
     set_points(server)
-    assert [each.answer for each in asked(before, server.http_port)] == ["no: answered 401"]
+    (probe,) = asked(before, server.http_port)
+    assert (probe.ok, probe.answer) == (True, f"no: answered 401, {REVOKED}")
+
+
+def test_with_another_key_than_the_servers_nothing_is_proven_of_a_live_token(
+    server: StandIn,
+) -> None:
+    """Somebody rotated the server's key, and the secrets.toml at hand is from before."""
+    before = in_tunnel_mode("z" * 40)
+    set_points(server, value_of(before.settings, before.settings.developers["bob"], BOB_TOKEN))
+    (probe,) = asked(before, server.http_port)
+    assert not probe.ok
+    told = "unknown: answered 403, InvalidSignature; has secrets.toml the key of now?"
+    assert probe.answer == told
+
+
+@pytest.mark.parametrize(
+    ("code", "said", "passes", "answer"),
+    [
+        (401, REVOKED, True, f"no: answered 401, {REVOKED}"),
+        (403, REVOKED, True, f"no: answered 403, {REVOKED}"),  # the whole collection is gone
+        (200, '{"result": {}}', False, "yes: answered 200"),
+        (200, REVOKED, False, "yes: answered 200"),
+        (403, "ExpiredSignature", False, "unknown: answered 403, ExpiredSignature"),
+        (401, "Invalid API key or JWT", False, "unknown: answered 401, Invalid API key or JWT"),
+        (401, f"{REVOKED}!", False, f"unknown: answered 401, {REVOKED}!"),
+        (403, "", False, "unknown: answered 403"),
+        (403, "<html>\n</html>", False, "unknown: answered 403"),
+        (401, "x" * 81, False, "unknown: answered 401"),
+        (503, REVOKED, False, f"unknown: answered 503, {REVOKED}"),
+    ],
+)
+def test_a_token_is_gone_only_in_the_words_of_the_server(
+    code: int, said: str, passes: bool, answer: str
+) -> None:
+    assert token_answer("t", code, said) == Probe("t", answer, passes)
 
 
 @pytest.mark.parametrize("port", [0, 9])
