@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 
+from ops.cli import removal
 from ops.cli import server_key as server_key_verb
 from ops.cli.common import Json, Yes, new_app, out, print_json
 from ops.cli.people import agreed, apply, kit_for, pasted, remind
@@ -24,7 +25,7 @@ from ops.developers import inputs, roster, show
 from ops.developers.audit import audit as audit_of
 from ops.developers.change import Draft
 from ops.developers.kit import write_kit
-from ops.developers.proof import prove_gone, prove_refused
+from ops.developers.proof import prove_refused
 from ops.developers.reality import look
 from ops.developers.tokens import new_token_id
 from ops.errors import SettingsError
@@ -292,18 +293,10 @@ def _prove_refused(draft: Draft, ids: list[str]) -> None:
 def remove(context: typer.Context, name: Name, dry_run: DryRun = False, yes: Yes = False) -> None:
     """Shut somebody out: address, connections, account, keys, token; and prove each of it.
 
-    Exit code 2 where a probe does not find them gone. Undo: add, with a new token.
+    Exit code 2 where a probe does not find them gone. Somebody who is no longer in the file, and
+    of whom the host has something left, is removed all the same. Undo: add, with a new token.
     """
-    environment = environment_of(context)
-    _developer(environment, name)
-    draft = changing.draft(environment, name, lambda text: roster.remove(text, name), removes=True)
-    if not agreed(draft, f"Remove {name}?", dry_run=dry_run, yes=yes):
-        return
-    apply(draft, "remove", name)
-    probes = prove_gone(draft.before, name, Remote(draft.before))
-    show.show_proof(name, probes, out)
-    remind(draft.after)
-    if not all(probe.ok for probe in probes):
+    if not removal.remove(environment_of(context), name, dry_run=dry_run, yes=yes):
         raise typer.Exit(NOT_PROVEN)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ops import escrow
@@ -49,10 +49,15 @@ def host_keys(environment: Environment) -> str:
     return path.read_text(encoding="utf-8") if path.is_file() else ""
 
 
-def agreed(draft: Draft, question: str, *, dry_run: bool, yes: bool) -> bool:
-    """Show what would change and ask; False for a dry run, which compares with the host, too."""
+def agreed(
+    draft: Draft, question: str, *, dry_run: bool, yes: bool, found: Sequence[str] = ()
+) -> bool:
+    """Show what would change and ask; False for a dry run, which compares with the host, too.
+
+    `found`: what the host has and the change takes away, where no line of the file tells it.
+    """
     out.print(draft.diff(), markup=False, end="")
-    told = changing.effects(draft)
+    told = [*(f"takes away {each}" for each in found), *changing.effects(draft)]
     where = draft.before.machine.address
     for each in told or ["changes nothing there"]:
         out.print(f"on {where}: {each}", markup=False)
@@ -60,7 +65,8 @@ def agreed(draft: Draft, question: str, *, dry_run: bool, yes: bool) -> bool:
     if stays and (lost := unserved(draft.after, draft.name)):
         out.print(f"CAREFUL: {lost}", markup=False)
     if dry_run:
-        changing.refuse(draft, look(draft.before, Remote(draft.before)))
+        for each in changing.refuse(draft, look(draft.before, Remote(draft.before))):
+            warn(each)
         out.print("dry run: nothing was changed")
         return False
     sure(question, yes=yes)
@@ -69,7 +75,13 @@ def agreed(draft: Draft, question: str, *, dry_run: bool, yes: bool) -> bool:
 
 def apply(draft: Draft, *words: str) -> None:
     doing = shlex.join(["stackroom", "-e", draft.before.name, "developer", *words])
-    with_steps(lambda on_step: changing.carry(draft, doing, on_step=on_step))
+    with_steps(lambda on_step: changing.carry(draft, doing, on_step=on_step, on_warning=warn))
+
+
+def warn(text: str) -> None:
+    """What would have refused any other change, and does not stop a removal."""
+    out.print(f"CAREFUL: {text}", markup=False)
+    out.print("  the removal goes on, and makes the host what the file says there, too")
 
 
 def with_steps(work: Callable[[Callable[[str, str], None]], list[str]]) -> list[str]:

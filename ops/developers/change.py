@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ops.clients.ssh import Remote
 from ops.deploy import carry_out
-from ops.developers import inputs, roster
+from ops.developers import inputs, roster, traces
 from ops.developers.audit import Difference, audit
 from ops.developers.reality import Reality, look
 from ops.errors import SettingsError, StackroomError
@@ -75,6 +75,12 @@ def draft(
     new = edit(old)
     before = load_environment(environment.folder, old)
     return Draft(name, before, load_environment(environment.folder, new), old, new, removes)
+
+
+def sweep(environment: Environment, name: str) -> Draft:
+    """The removal of somebody who is not in the file, and of whom the host has something left."""
+    text = _read(file_of(environment))
+    return Draft(name, environment, environment, text, text, removes=True)
 
 
 def effects(change: Draft) -> list[str]:
@@ -149,14 +155,40 @@ def _tokens(developer: Developer | None) -> set[str]:
     return {developer.token, developer.retiring} - {""}
 
 
-def refuse(change: Draft, reality: Reality) -> None:
-    """Raise SettingsError where the change must not be made on a host like that."""
-    refuse_for_others(change.before, reality, [change.name])
+def refuse(change: Draft, reality: Reality) -> list[str]:
+    """Raise SettingsError where the change must not be made on a host like that.
+
+    Nothing stands in the way of a removal: what would refuse another change is returned, a
+    sentence each, to be told.
+    """
+    try:
+        refuse_for_others(change.before, reality, [change.name])
+    except SettingsError as error:
+        if not change.removes:
+            raise
+        return [error.message.replace("; nothing was changed", "")]
+    _refuse_for_the_removed(change, reality)
     added = set(_addresses(change.after.settings.developers.get(change.name)))
     added -= set(_addresses(change.before.settings.developers.get(change.name)))
     reasons = inputs.unreachable(sorted(added), reality.networks or ())
     if reasons:
         raise SettingsError("\n".join(reasons))
+    return []
+
+
+def _refuse_for_the_removed(change: Draft, reality: Reality) -> None:
+    """Another operator's removal must not come undone by a change made from an old checkout."""
+    before, name = change.before, change.name
+    current = before.settings.current_developers()
+    if change.removes or name not in current:
+        return
+    if traces.is_wholly_absent(before, reality, name):
+        raise SettingsError(
+            f"{name} is in {file_of(before)}, but the host has nothing of them: somebody removed"
+            " them, perhaps; nothing was changed",
+            f"git pull, where another operator removed them; else stackroom -e {before.name}"
+            " deploy lets them in",
+        )
 
 
 def refuse_for_others(
@@ -199,7 +231,11 @@ def _told(difference: Difference) -> str:
 
 
 def carry(
-    change: Draft, doing: str, *, on_step: Callable[[str, str], None] = lambda name, result: None
+    change: Draft,
+    doing: str,
+    *,
+    on_step: Callable[[str, str], None] = lambda name, result: None,
+    on_warning: Callable[[str], None] = lambda text: None,
 ) -> list[str]:
     """Write the file and apply it to the host; the steps that changed something there.
 
@@ -212,7 +248,8 @@ def carry(
 
     def compare_and_write() -> None:
         nonlocal written
-        refuse(change, look(change.before, remote))
+        for each in refuse(change, look(change.before, remote)):
+            on_warning(each)
         replace_text(change.path, change.old, change.new)
         written = True
 

@@ -129,11 +129,11 @@ def make_team(folder: Path, monkeypatch: pytest.MonkeyPatch, ca_pem: str) -> Tea
     for place in ("ops.developers.change", "ops.developers.rotation"):
         monkeypatch.setattr(f"{place}.look", team.look)
         monkeypatch.setattr(f"{place}.carry_out", team.carry_out)
-    for place in ("developer", "people", "server_key"):
+    for place in ("developer", "people", "removal", "server_key"):
         monkeypatch.setattr(f"ops.cli.{place}.look", team.look)
     monkeypatch.setattr("ops.developers.rotation.takes", team.takes)
     monkeypatch.setattr("ops.cli.people.edge_ca", lambda remote: ca_pem)
-    monkeypatch.setattr("ops.cli.developer.prove_gone", team.prove_gone)
+    monkeypatch.setattr("ops.cli.removal.prove_gone", team.prove_gone)
     monkeypatch.setattr("ops.cli.developer.prove_refused", team.prove_refused)
     monkeypatch.setattr("ops.inventory.INVENTORY", folder.parent)
     return team

@@ -255,13 +255,91 @@ def test_an_old_checkout_cuts_nobody_off(team: Team) -> None:
     """Another operator added carol from their own checkout; ours does not have her."""
     carol = adding(team, "carol", addresses=["198.51.100.30"])
     team.applied = carol.after
-    for draft in (adding(team), removing(team), changing_bob(team, keys=[])):
+    for draft in (adding(team), changing_bob(team, keys=[])):
         with pytest.raises(SettingsError, match="the host is not as") as caught:
             changing.carry(draft, "a verb")
         assert "carol" in caught.value.message
         assert "git pull" in caught.value.hint
     assert team.done == []
     assert team.text() == carol.old
+
+
+def test_nothing_stands_in_the_way_of_a_removal(team: Team) -> None:
+    """Qdrant is down, and another operator's carol is unknown here: bob goes all the same."""
+    team.applied = adding(team, "carol", addresses=["198.51.100.30"]).after
+    warnings: list[str] = []
+    changing.carry(removing(team), "remove", on_warning=warnings.append)
+    assert "carol" in warnings[0]
+    assert "nothing was changed" not in warnings[0]
+    assert "bob" not in team.applied.settings.developers
+
+
+@pytest.mark.parametrize("part", changing.NEEDED)
+def test_what_cannot_be_seen_stops_no_removal(team: Team, part: str) -> None:
+    field = {"firewall": "tables"}.get(part, part)
+    team.fiddle = lambda reality: replace(reality, **{field: None}, unknown={part: "no answer"})
+    warnings: list[str] = []
+    changing.carry(removing(team), "remove", on_warning=warnings.append)
+    assert f"{part}: no answer" in warnings[0]
+    assert "bob" not in team.text()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"addresses": ["198.51.100.7/32", "198.51.100.8/32"]},
+        {"token": new_token_id(), "retiring": people_lab.BOB_TOKEN},
+    ],
+    ids=["ip add", "rotate"],
+)
+def test_an_old_checkout_brings_nobody_back(team: Team, fields: dict[str, object]) -> None:
+    """Another operator removed bob; ours has him still."""
+    draft = changing_bob(team, **fields)
+    team.applied = removing(team).after
+    with pytest.raises(SettingsError, match="host has nothing of them") as caught:
+        changing.carry(draft, "a verb")
+    assert "git pull" in caught.value.hint
+    assert "stackroom -e team deploy" in caught.value.hint
+    assert (team.text(), team.done) == (draft.old, [])
+
+
+def test_somebody_without_a_key_is_known_by_the_address(team: Team) -> None:
+    def of_dave() -> Draft:
+        addresses = ["203.0.113.40/32", "203.0.113.41/32"]
+        return changing.draft(
+            team.environment, "dave", lambda text: roster.change(text, "dave", addresses=addresses)
+        )
+
+    draft = of_dave()
+    team.applied = removing(team, "dave").after
+    with pytest.raises(SettingsError, match=r"dave is in .* host has nothing of them"):
+        changing.carry(draft, "ip add")
+    team.applied = team.environment
+    changing.carry(draft, "ip add")
+    assert team.done
+
+
+def test_somebody_whom_only_others_addresses_tell_of_is_not_taken_for_removed(team: Team) -> None:
+    text = team.text().replace('"203.0.113.40"]', '"198.51.100.7"]\nshares_address = true')
+    (team.folder / "developers.toml").write_text(text)
+    team.applied = team.environment
+    draft = changing.draft(
+        team.environment,
+        "dave",
+        lambda text: roster.change(text, "dave", addresses=["198.51.100.7/32", "203.0.113.4/32"]),
+    )
+    changing.carry(draft, "ip add")
+    assert team.done
+
+
+@pytest.mark.parametrize("left", ["accounts", "keys", "tokens"])
+def test_somebody_of_whom_a_part_is_left_is_not_taken_for_removed(team: Team, left: str) -> None:
+    whole, gone = team.look(team.environment, None), removing(team).after
+    draft = changing_bob(team, keys=[people_lab.BOB, EVE])
+    team.applied = gone
+    team.fiddle = lambda reality: replace(reality, **{left: getattr(whole, left)})
+    changing.carry(draft, "a verb")
+    assert team.done
 
 
 def test_a_person_whom_an_earlier_run_left_half_done_is_finished(team: Team) -> None:
