@@ -14,15 +14,13 @@ from typing import Any
 
 import httpx
 import pytest
-from contract_server import UUID, Server
+from contract_server import REAL, UUID, WHICH, Server
 from pydantic import SecretStr
 from qdrant_client import QdrantClient
 from stand_in_process import make
 
 from ops.clients.qdrant import connect
 
-REAL = os.environ.get("STACKROOM_QDRANT_URL", "")
-WHICH = f"the real server at {REAL}" if REAL else "the stand-in on qdrant-edge-py"
 # a server that somebody else runs is not ours to stop
 collect_ignore = ["test_stand_in.py"] if REAL else []
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import httpx
 import jwt
 
+REAL = os.environ.get("STACKROOM_QDRANT_URL", "")
+WHICH = f"the real server at {REAL}" if REAL else "the stand-in on qdrant-edge-py"
 UUID = "5c56c793-69f3-4fbf-87e6-c4bf54c28c26"
 
 

@@ -12,8 +12,7 @@ from typing import Any
 
 import grpc
 import pytest
-from conftest import REAL, WHICH
-from contract_server import Server
+from contract_server import REAL, WHICH, Server
 from qdrant_client import grpc as q
 
 C = "/collections/{c}"
