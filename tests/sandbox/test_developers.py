@@ -509,8 +509,7 @@ def test_whoever_is_past_their_last_day_goes_with_the_next_change(
     found = {check["id"]: check for check in told["checks"]}["developers.expiry"]
     assert (found["status"], "rolf" in found["summary"]) == ("CRITICAL", True), found
     assert developer("audit").returncode == 2
-    said = good(developer("remove", "rita", "--yes"))
-    assert "rolf" not in said
+    good(developer("remove", "rita", "--yes"))
     assert reached(team["rolf"]) == set()
     assert "dev-" not in on_host("getent passwd; ls /etc/ssh/stackroom-keys")
     good(developer("remove", "rolf", "--yes"))
