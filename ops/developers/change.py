@@ -24,7 +24,7 @@ from ops.render.people import account_of, with_accounts
 from ops.settings import Environment, load_environment
 from ops.settings.addresses import is_wide, short
 from ops.settings.people import Developer
-from ops.settings.rights import reachable_names
+from ops.settings.rights import reachable_names, value_of
 
 # what applying the people changes; the rest of the host may be unknown and nobody is cut off
 NEEDED = ("firewall", "accounts", "keys", "tokens")
@@ -140,13 +140,27 @@ def _of_logins(change: Draft, was: Developer | None, becomes: Developer | None) 
 
 
 def _of_tokens(change: Draft, was: Developer | None, becomes: Developer | None) -> Iterator[str]:
-    had, has = _tokens(was), _tokens(becomes)
-    if becomes and has - had:
+    had, has = _values(change.before, was), _values(change.after, becomes)
+    if becomes and has.keys() - had.keys():
         names = ", ".join(reachable_names(change.after.settings, becomes.collections))
         yield f"admits a token to {becomes.access} {names} until {becomes.expires}"
-    if had - has:
-        count = len(had - has)
-        yield f"revokes {count} token{'s' if count > 1 else ''}, at once"
+    if gone := had.keys() - has.keys():
+        yield f"revokes {len(gone)} token{'s' if len(gone) > 1 else ''}, at once"
+    # its rights and its last day are signed into a token: with others it is another one
+    if any(has.get(each, value) != value for each, value in had.items()):
+        yield (
+            f"ends the token of {change.name} as it was, at once: they need a new kit"
+            f" (stackroom -e {change.after.name} developer kit {change.name})"
+        )
+
+
+def _values(environment: Environment, developer: Developer | None) -> dict[str, str]:
+    """What Qdrant finds each token by, by its id."""
+    return {
+        each: value_of(environment.settings, developer, each)
+        for each in _tokens(developer)
+        if developer
+    }
 
 
 def _tokens(developer: Developer | None) -> set[str]:

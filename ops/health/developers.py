@@ -65,12 +65,27 @@ def expiry(settings: Settings, now: datetime) -> Verdict:
     ends = {name: end for name, one in settings.developers.items() if (end := one.ends())}
     over = [f"{name} ({_last_day(end)})" for name, end in ends.items() if end <= now]
     near = [f"{name} ({_last_day(end)})" for name, end in ends.items() if now < end <= now + NEAR]
-    renew = "a later `expires` in developers.toml, or stackroom -e {environment} developer remove"
     if over:
-        return critical(f"past their last day, still in the file: {', '.join(over)}", renew)
+        told = f"past their last day, still in the file: {', '.join(over)}"
+        return critical(told, _renewal(settings, now))
     if near:
-        return warning(f"the last day is near: {', '.join(near)}", renew)
+        return warning(f"the last day is near: {', '.join(near)}", _renewal(settings, now))
     return ok(f"{len(ends)} developers have a last day, none within {NEAR.days} days")
+
+
+def _renewal(settings: Settings, now: datetime) -> str:
+    """What to do about the first of them; a token of another last day is another token."""
+    ends = {name: end for name, one in settings.developers.items() if (end := one.ends())}
+    name = min((name for name, end in ends.items() if end <= now + NEAR), key=lambda one: ends[one])
+    kit = (
+        f", then stackroom -e {{environment}} developer kit {name}: the token of now ends with it"
+        if settings.developers[name].collections
+        else ""
+    )
+    return (
+        f"stackroom -e {{environment}} developer remove {name}; or a later `expires` in"
+        f" developers.toml and stackroom -e {{environment}} deploy{kit}"
+    )
 
 
 def _last_day(end: datetime) -> str:

@@ -6,7 +6,7 @@ import contextlib
 import stat
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 
 import people_lab
@@ -100,6 +100,17 @@ def test_a_second_token_and_the_end_of_the_first(team: Team) -> None:
     assert told.startswith("admits a token to write books, shelf")
     changing.carry(draft, "rotate")
     assert changing.effects(changing_bob(team, retiring="")) == ["revokes 1 token, at once"]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"expires": people_lab.LATER + timedelta(1)}, {"access": "read"}, {"collections": ["notes"]}],
+    ids=["a later day", "other rights", "other collections"],
+)
+def test_a_token_of_other_rights_is_told_to_end(team: Team, fields: dict[str, object]) -> None:
+    (told,) = changing.effects(changing_bob(team, **fields))
+    assert told.startswith("ends the token of bob as it was")
+    assert "new kit (stackroom -e team developer kit bob)" in told
 
 
 # -- writing and applying --------------------------------------------------------------------

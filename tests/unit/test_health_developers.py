@@ -83,6 +83,20 @@ def test_last_days(expires: date | None, status: Status) -> None:
     assert status is OK or f"eve ({expires})" in verdict.summary
 
 
+@pytest.mark.parametrize("expires", [date(2026, 11, 19), date(2026, 11, 25)])
+@pytest.mark.parametrize("token", [True, False])
+def test_whoever_renews_is_told_that_the_token_ends(expires: date, token: bool) -> None:
+    more: dict[str, Any] = {"collections": ["books"], "token": BOB_TOKEN} if token else {}
+    people = {
+        "bob": {"addresses": ["203.0.113.8"], "expires": date(2027, 1, 1)},
+        "eve": {"addresses": ["203.0.113.9"], "expires": expires, **more},
+    }
+    hint = developers.expiry(environment(developers=people).settings, NOON).hint
+    assert "developer remove eve" in hint
+    assert "stackroom -e {environment} deploy" in hint
+    assert ("developer kit eve: the token of now ends with it" in hint) is token
+
+
 def with_alternative_key(settings: Settings) -> Settings:
     held = settings.secrets.model_copy(update={"qdrant_alt_api_key": "x" * 32})
     return settings.model_copy(update={"secrets": held})
