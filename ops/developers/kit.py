@@ -28,6 +28,7 @@ from ops.settings.rights import reachable_names
 from ops.settings.secrets import write_private
 
 PAGE = "README.md"
+IGNORE = ".gitignore"
 # ends before 1.21: the client promises to get on with servers one minor version away
 CLIENT = "qdrant-client>=1.20,<1.21"
 MCP = "mcp-server-qdrant==0.8.1"
@@ -77,7 +78,9 @@ def make_kit(
         )
     values = _values(environment, name, developer, ca_pem, has_token=token is not None)
     names = list(_templates(values))
-    files = {file_name: render(f"kit/{file_name}.j2", **values) for file_name in names}
+    # first, so that no moment of the folder can be committed, whose checkout it may be in
+    files = {IGNORE: "*\n"}
+    files |= {file_name: render(f"kit/{file_name}.j2", **values) for file_name in names}
     if values["ca"]:
         files["ca.pem"] = ca_pem
     if values["account"]:

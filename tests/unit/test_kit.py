@@ -163,7 +163,8 @@ def test_a_kit_is_whole_in_every_mode(
 
     own_ca = {"ca.pem"} if mode == "internal" else set()
     scripts = {"env.sh", "check.sh", "tunnel.sh", "mcp.sh"}
-    assert set(kit.files) == scripts | own_ca | {"README.md", "example.py", "token", "known_hosts"}
+    rest = {".gitignore", "README.md", "example.py", "token", "known_hosts"}
+    assert set(kit.files) == scripts | own_ca | rest
     for name in scripts:
         checked = run("sh", "-n", name, cwd=tmp_path / "kit")
         assert (checked.returncode, checked.stderr) == (0, ""), name
@@ -279,7 +280,7 @@ def test_without_collections_there_is_a_tunnel_and_no_token(
 ) -> None:
     kit = kit_of(make_environment(collections=()), ca_pem)
 
-    assert set(kit.files) == {"README.md", "ca.pem", "known_hosts", "tunnel.sh"}
+    assert set(kit.files) == {".gitignore", "README.md", "ca.pem", "known_hosts", "tunnel.sh"}
     assert "no collection is named for you yet" in kit.files["README.md"]
     assert "check.sh" not in kit.files["README.md"]
 
@@ -393,6 +394,18 @@ def test_it_is_written_for_its_reader_alone(
 
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o600}
+
+
+def test_git_takes_nothing_of_a_kit(
+    make_environment: MakeEnvironment, ca_pem: str, tmp_path: Path
+) -> None:
+    """A kit below a checkout would be one `git add .` away from everybody."""
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    write_kit(kit_of(make_environment(), ca_pem), tmp_path / "kits" / "bob")
+    subprocess.run(["git", "add", "."], cwd=tmp_path, check=True)
+    status = ("git", "status", "--porcelain", "--untracked-files=all", "kits")
+    said = subprocess.run(status, cwd=tmp_path, check=True, capture_output=True, text=True)
+    assert said.stdout == ""
 
 
 def test_a_kit_is_renewed_and_loses_what_no_longer_holds(
