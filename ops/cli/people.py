@@ -11,19 +11,28 @@ from ops.cli.common import err, out, sure
 from ops.clients.edge import edge_ca
 from ops.clients.ssh import Remote
 from ops.developers import change as changing
+from ops.developers import rotation
 from ops.developers.change import Draft
 from ops.developers.kit import Kit, check_folder, make_kit, unserved
 from ops.developers.reality import look
 from ops.developers.tokens import mint
+from ops.errors import SettingsError
 from ops.settings import Environment
+from ops.settings.explain import SECRETS_FILE
 from ops.settings.model import EdgeMode
 
 
 def kit_for(
     environment: Environment, name: str, to: Path | None, *, check: bool = True
 ) -> tuple[Kit, Path]:
-    """A kit, and the folder for it, which may be written. Raises SettingsError, ServiceError."""
+    """A kit, and the folder for it, which may be written.
+
+    Raises SettingsError, also for a key that Qdrant no longer takes, ServiceError, and
+    UnreachableError.
+    """
     one = environment.settings.developers[name]
+    if one.collections:
+        _refuse_a_dead_key(environment)
     made = make_kit(
         environment,
         name,
@@ -35,6 +44,18 @@ def kit_for(
     if check:
         check_folder(made, folder)
     return made, folder
+
+
+def _refuse_a_dead_key(environment: Environment) -> None:
+    """What a key that was rotated away signs is dead before it is handed over."""
+    secrets = environment.settings.secrets
+    if not rotation.takes(Remote(environment), secrets.newest_qdrant_key()):
+        raise SettingsError(
+            f"Qdrant refuses the key of {environment.folder / SECRETS_FILE} that would sign the"
+            " token: somebody has rotated it since; nothing was changed",
+            "bring in the secrets.toml of whoever did it last; or, where a rotation was begun"
+            f" here, stackroom -e {environment.name} developer rotate --server-key",
+        )
 
 
 def ca_of(environment: Environment) -> str:

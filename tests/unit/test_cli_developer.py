@@ -325,6 +325,38 @@ def test_an_apply_that_fails_leaves_no_kit(team: Team, type_: Type) -> None:
     assert list(Path().iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        (*ADD, *BOOKS, "--yes"),
+        ("rotate", "bob", "--yes"),
+        ("rotate", "bob", "--now", "--yes"),
+        ("kit", "bob"),
+        ("kit", "bob", "--print"),
+    ],
+    ids=["add", "rotate", "rotate --now", "kit", "kit --print"],
+)
+def test_a_key_that_was_rotated_away_signs_nothing(
+    team: Team, type_: Type, words: tuple[str, ...]
+) -> None:
+    """Another operator rotated the server's key; our secrets.toml is the one of before."""
+    before = team.text()
+    stale = team.text("secrets.toml").replace(OLD_KEY, "canary-of-before-0123456789abcdefghijklmn")
+    (team.folder / "secrets.toml").write_text(stale)
+    said = type_(*words)
+    assert (said.code, team.done, team.text()) == (3, [], before)
+    assert "somebody has rotated it since" in said.err
+    assert "bring in the secrets.toml" in said.err
+    assert "canary" not in said.out + said.err
+    assert list(Path().iterdir()) == []
+
+
+def test_who_has_no_token_needs_no_key(team: Team, type_: Type) -> None:
+    stale = team.text("secrets.toml").replace(OLD_KEY, "canary-of-before-0123456789abcdefghijklmn")
+    (team.folder / "secrets.toml").write_text(stale)
+    assert type_("kit", "dave").code == 0
+
+
 # -- addresses -------------------------------------------------------------------------------
 
 
