@@ -308,16 +308,20 @@ def kit(
     print_: Annotated[
         bool, typer.Option("--print", help="Print it, token and all, and write nothing.")
     ] = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Write the kit anew, with the live token; or print it as one page to paste."""
     environment = environment_of(context)
     _developer(environment, name)
     made, folder = kit_for(environment, name, to, check=not print_)
+    if dry_run:
+        where = "on this page" if print_ else f"in {folder}"
+        return out.print(f"would be {where}: {', '.join(made.files)}", markup=False)
     if print_:
         sys.stdout.write(pasted(made))
-        return
+        return None
     write_kit(made, folder)
-    out.print(f"the kit of {name} is in {folder}", markup=False)
+    return out.print(f"the kit of {name} is in {folder}", markup=False)
 
 
 @app.command()

@@ -626,6 +626,15 @@ def test_the_printed_kit_makes_the_same_folder_where_it_is_pasted(
         assert stat.S_IMODE((made / name).stat().st_mode) == 0o600
 
 
+@pytest.mark.parametrize("more", [(), ("--print",)])
+def test_a_kit_can_be_tried_without_writing_it(type_: Type, more: tuple[str, ...]) -> None:
+    said = type_("kit", "bob", "--dry-run", *more)
+    assert said.code == 0
+    assert list(Path().iterdir()) == []
+    assert "README.md" in said.out
+    assert not TOKEN.search(said.out + said.err)
+
+
 def test_a_kit_of_nobody(type_: Type) -> None:
     said = type_("kit", "nobody")
     assert said.code == 3
