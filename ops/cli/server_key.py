@@ -38,13 +38,18 @@ def rotate(
 ) -> None:
     """Carry out the phase that is next, after showing it and asking."""
     phase = rotation.finish(environment) if finish else rotation.begin(environment)
+    remote = Remote(environment)
+    if phase.again and rotation.is_finished(phase, look(environment, remote)):
+        out.print(f"nothing to finish: {phase.path.name} and the host have one key, the same")
+        # its configuration may have been written, and Qdrant not yet started anew with it
+        out.print(f"where an earlier one broke off: stackroom -e {environment.name} deploy")
+        return
     kits = _Kits(to or Path(f"stackroom-{environment.name}-kits"), [])
     if not finish:
         kits = _Kits(kits.folder, _kits(phase))
         kits.check()
     _tell(phase, kits)
     if dry_run:
-        remote = Remote(environment)
         rotation.refuse(phase, look(environment, remote), remote)
         out.print("dry run: nothing was changed")
         return

@@ -7,6 +7,7 @@ API key is read here and sent to the host's own loopback; it is never printed.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import re
@@ -50,15 +51,25 @@ def tokens() -> list[dict[str, str]]:
             return found
 
 
-def keys_of_qdrant() -> dict[str, bool]:
-    """Which keys beside the first the server has been given."""
-    return {name: bool(setting(name)) for name in ("alt_api_key", "read_only_api_key")}
+def keys_of_qdrant() -> dict[str, str]:
+    """A digest of each key that the server has been given, "" of one that it has not."""
+    names = ("api_key", "alt_api_key", "read_only_api_key")
+    return {name: digest(key) if (key := setting(name)) else "" for name in names}
+
+
+def digest(key: str) -> str:
+    """What tells one key from another; they are too long for it to be turned back."""
+    return hashlib.sha256(key.encode()).hexdigest()
 
 
 def setting(name: str) -> str:
     text = at("/etc/stackroom/stack/qdrant/local.yaml").read_text(encoding="utf-8")
     found = re.search(rf"^\s*\"?{name}\"?:\s*(.+?),?\s*$", text, re.MULTILINE)
-    return found.group(1).strip("\"'") if found else ""
+    written = found.group(1) if found else ""
+    if written.startswith('"'):
+        with contextlib.suppress(ValueError):  # JSON as we write it, with its escapes
+            return str(json.loads(written))
+    return written.strip("\"'")
 
 
 def ask(path: str, body: Any) -> Any:

@@ -107,7 +107,8 @@ class Reality:
 
     `logins`: fingerprints of the keys with which this machine logs in. `sshd`: by account, what
     `sshd -T` says of a login as it. `sessions`: SSH logins that are open, by the name of an account
-    that may be gone. `stored`: the rules of the next boot. `networks`: what the host
+    that may be gone. `stored`: the rules of the next boot. `qdrant_keys`: a digest of each key that
+    Qdrant has been given (`look_tokens.digest`), "" where it has none. `networks`: what the host
     is itself part of or has a way to, Docker's left out.
     """
 
@@ -119,7 +120,7 @@ class Reality:
     keys: tuple[HostKey, ...] | None = None
     sshd: Mapping[str, Mapping[str, str]] | None = None
     tokens: tuple[Token, ...] | None = None
-    qdrant_keys: Mapping[str, bool] | None = None
+    qdrant_keys: Mapping[str, str] | None = None
     seen: LastSeen | None = None
     networks: tuple[str, ...] | None = None
     logins: frozenset[str] = frozenset()

@@ -21,6 +21,7 @@ from tomlkit.exceptions import TOMLKitError
 from ops.clients.ssh import Remote
 from ops.deploy import carry_out
 from ops.developers.change import refuse_for_others
+from ops.developers.look_tokens import digest
 from ops.developers.reality import Reality, look
 from ops.errors import SettingsError, StackroomError, UnreachableError
 from ops.settings import Environment
@@ -128,6 +129,7 @@ def _edited(text: str, edit: Callable[[dict[str, Any]], None]) -> str:
 
 def refuse(phase: Phase, reality: Reality, remote: Remote) -> None:
     """Raise SettingsError where the phase would shut out somebody on a host like that."""
+    _refuse_foreign_keys(phase, reality)
     refuse_for_others(_as_hosted(phase.before, reality), reality)
     held, name = phase.before.settings.secrets, phase.before.name
     if phase.finish and held.qdrant_alt_api_key:
@@ -137,19 +139,59 @@ def refuse(phase: Phase, reality: Reality, remote: Remote) -> None:
                 f"stackroom -e {name} developer rotate --server-key, then --finish again",
             )
     elif not takes(remote, held.qdrant_api_key):
+        raise _rotated_since(f"Qdrant refuses the {KEY} of {phase.path}")
+
+
+def _refuse_foreign_keys(phase: Phase, reality: Reality) -> None:
+    """A key of the host that this secrets.toml does not hold is another operator's: applying the
+    phase would drop it, and with it every kit that they have handed out."""
+    hosted = reality.qdrant_keys
+    if hosted is None:
         raise SettingsError(
-            f"Qdrant refuses the {KEY} of {phase.path}: somebody has rotated it since",
-            "bring in the secrets.toml of whoever did it last",
+            "it cannot be seen which keys Qdrant has"
+            f" ({reality.unknown.get('qdrant_keys', 'not told')}); nothing was changed",
+            f"stackroom -e {phase.before.name} doctor",
         )
+    held = _held(phase.before)
+    first, second = hosted.get("api_key", ""), hosted.get("alt_api_key", "")
+    if second and second not in held:
+        raise _rotated_since(f"Qdrant has a {NEWER} that {phase.path} does not hold")
+    if first in held or (phase.finish and second):  # then the first is the old one, to be dropped
+        return
+    if second:
+        raise SettingsError(
+            f"Qdrant still has the key before the one of {phase.path}: a --finish broke off",
+            f"stackroom -e {phase.before.name} developer rotate --server-key --finish",
+        )
+    raise _rotated_since(f"Qdrant has a {KEY} that {phase.path} does not hold")
+
+
+def _rotated_since(told: str) -> SettingsError:
+    return SettingsError(
+        f"{told}: somebody has rotated it since",
+        "bring in the secrets.toml of whoever did it last",
+    )
+
+
+def is_finished(phase: Phase, reality: Reality) -> bool:
+    """Whether `finish` has nothing to do: one key in secrets.toml, and the host has it alone."""
+    hosted = reality.qdrant_keys or {}
+    alone = not hosted.get("alt_api_key") and hosted.get("api_key") in _held(phase.before)
+    return phase.finish and phase.again and alone
+
+
+def _held(environment: Environment) -> dict[str, SecretStr]:
+    """The keys that secrets.toml holds, by digest."""
+    secrets = environment.settings.secrets
+    keys = (secrets.qdrant_api_key, secrets.qdrant_alt_api_key)
+    return {digest(key.get_secret_value()): key for key in keys if key is not None}
 
 
 def _as_hosted(environment: Environment, reality: Reality) -> Environment:
     """With a second key where the host has one: an interrupted phase is not about people."""
-    has = bool((reality.qdrant_keys or {}).get("alt_api_key"))
+    alternative = _held(environment).get((reality.qdrant_keys or {}).get("alt_api_key", ""))
     settings = environment.settings
-    held = settings.secrets
-    alternative = (held.qdrant_alt_api_key or held.qdrant_api_key) if has else None
-    told = held.model_copy(update={NEWER: alternative})
+    told = settings.secrets.model_copy(update={NEWER: alternative})
     return replace(environment, settings=settings.model_copy(update={"secrets": told}))
 
 

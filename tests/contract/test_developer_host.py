@@ -17,9 +17,11 @@ from typing import Any
 
 import httpx
 import pytest
+from jinja2.utils import htmlsafe_json_dumps
 from stand_in_process import StandIn, make
 
 from ops.developers.look_logins import key_of
+from ops.developers.look_tokens import digest
 from ops.developers.reality import Account, Connection, Reality, program, reality_of
 from ops.developers.tokens import mint
 from ops.settings import ACCESS_COLLECTION, Settings
@@ -27,6 +29,8 @@ from ops.settings.rights import values_in_force
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f anna"
 HASH = "$y$j9T$canary-of-a-password-hash"
+ALT_KEY = "canary-& <alt>'key\"-\\-of-32-characters"
+ALT_JSON = htmlsafe_json_dumps(ALT_KEY)  # as `tojson` does
 BOBS, CAROLS = str(uuid.uuid4()), str(uuid.uuid4())
 
 PASSWD = """\
@@ -128,7 +132,7 @@ def machine(tmp_path: Path, server: StandIn) -> Path:
         "etc/ufw/after.rules": "",
         "etc/ufw/after6.rules": "",
         "etc/stackroom/stack/qdrant/local.yaml": (
-            f'service:\n  api_key: "{server.key}"\n  alt_api_key: "{"x" * 32}"\n'
+            f'service:\n  api_key: "{server.key}"\n  alt_api_key: {ALT_JSON}\n'
         ),
     }
     for name, text in files.items():
@@ -170,7 +174,12 @@ def test_everything_in_one_look_and_no_secret_in_it(machine: Path, server: Stand
         Connection("198.51.100.7", 443, 1),
     )
     assert found.networks == ("192.0.2.0/24",)
-    assert found.qdrant_keys == {"alt_api_key": True, "read_only_api_key": False}
+    assert found.qdrant_keys == {
+        "api_key": digest(server.key),
+        "alt_api_key": digest(ALT_KEY),
+        "read_only_api_key": "",
+    }
+    assert ALT_KEY not in printed
 
 
 def test_accounts_with_their_powers(machine: Path, server: StandIn) -> None:

@@ -13,6 +13,7 @@ import live_rules
 
 from ops.developers.audit_logins import expected_lines
 from ops.developers.look_logins import key_of
+from ops.developers.look_tokens import digest
 from ops.developers.reality import Account, HostKey, LastSeen, Reality, Seen, Token, reality_of
 from ops.render.people import TUNNEL_PORTS, account_of, with_accounts
 from ops.settings import Environment, Machine, Settings
@@ -86,6 +87,15 @@ def sshd_of_developers(settings: Settings) -> dict[str, str]:
     }
 
 
+def hosted_keys(settings: Settings) -> dict[str, str]:
+    alternative = settings.secrets.qdrant_alt_api_key
+    return {
+        "api_key": digest(settings.secrets.qdrant_api_key.get_secret_value()),
+        "alt_api_key": digest(alternative.get_secret_value()) if alternative else "",
+        "read_only_api_key": "",
+    }
+
+
 def host_of(lab: Environment, *first: str, last: tuple[str, ...] = ()) -> Reality:
     """A host that is exactly as the inventory says; rules a test adds come first or last."""
     settings = lab.settings
@@ -121,7 +131,7 @@ def host_of(lab: Environment, *first: str, last: tuple[str, ...] = ()) -> Realit
         keys=tuple(keys),
         sshd=sshd,
         tokens=tuple(tokens),
-        qdrant_keys={"alt_api_key": False, "read_only_api_key": False},
+        qdrant_keys=hosted_keys(settings),
         seen=LastSeen({"bob": Seen(NOW, "198.51.100.130")}, whole=True),
         networks=("192.0.2.0/24",),
         unknown={},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -81,9 +81,7 @@ class Team:
         return (self.folder / name).read_text()
 
     def look(self, _environment: Environment, _remote: Any) -> Reality:
-        secrets = self.applied.settings.secrets
-        keys = {"alt_api_key": secrets.qdrant_alt_api_key is not None, "read_only_api_key": False}
-        return self.fiddle(replace(people_lab.host_of(self.applied), qdrant_keys=keys))
+        return self.fiddle(people_lab.host_of(self.applied))
 
     def carry_out(
         self, environment: Environment, doing: str, *, part: str = "all", **given: Any

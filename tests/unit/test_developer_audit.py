@@ -416,7 +416,7 @@ def test_a_token_under_another_name_and_a_key_that_nobody_set() -> None:
     swapped = (replace(bobs, developer="carol"), carols)
     found = audit(lab, replace(host, tokens=swapped), NOW)
     assert ("bob", True) in {(each.person, each.reaches) for each in found.differences}
-    keys = {"read_only_api_key": True, "alt_api_key": True}
+    keys = {**(host.qdrant_keys or {}), "read_only_api_key": "1" * 64, "alt_api_key": "2" * 64}
     texts = [text for _, reaches, text in told(audit(lab, replace(host, qdrant_keys=keys), NOW))]
     assert any("read-only key" in text for text in texts)
     assert any("a second API key: Qdrant has one" in text for text in texts)
