@@ -6,13 +6,14 @@ the collection itself is missing, every token is: what goes wrong shuts out and 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import uuid
+from collections.abc import Container, Mapping
 from typing import Any
 
 from ops.collections import Request
 from ops.errors import ServiceError
 from ops.settings import ACCESS_COLLECTION, Settings
-from ops.settings.rights import values_in_force
+from ops.settings.rights import id_of, values_in_force
 
 Json = dict[str, Any]
 KEY = "token"  # of a point's payload: what a token's `value_exists` is matched against
@@ -56,9 +57,7 @@ def plan(settings: Settings, answers: Mapping[str, Any]) -> list[Request]:
     }
     found = _points(answers) if answers else {}
     info = _result(answers, _COLLECTION) if answers else None
-    requests = []
-    if surplus := [token for token in found if token not in points]:
-        requests.append(_delete(surplus, found))
+    requests = revocations(settings, answers)
     if info is None and points:
         requests.append(Request("PUT", _COLLECTION, {"vectors": {}}, f"create {ACCESS_COLLECTION}"))
     # without it every request of every developer would read the whole list
@@ -69,6 +68,43 @@ def plan(settings: Settings, answers: Mapping[str, Any]) -> list[Request]:
     if missing := {token: body for token, body in points.items() if found.get(token) != body}:
         requests.append(_upsert(missing))
     return requests
+
+
+def revocations(settings: Settings, answers: Mapping[str, Any]) -> list[Request]:
+    """Those of the plan that only take away; they wait for nothing else."""
+    found = _points(answers) if answers else {}
+    surplus = [token for token in found if token not in values_in_force(settings)]
+    return [_delete(surplus, found)] if surplus else []
+
+
+def revoked_for_good(settings: Settings, answers: Mapping[str, Any]) -> list[str]:
+    """Ids of tokens that the plan ends and the file does not have: they are never to come back.
+
+    The file still has one whose last day has passed; a later day makes it another token.
+    """
+    people = settings.developers.values()
+    listed = {token for person in people for token in (person.token, person.retiring)}
+    found = _points(answers) if answers else {}
+    ids = {
+        str(token)
+        for point, payload in found.items()
+        # a point may be written by hand under one id and let in the token of another
+        for token in (point, id_of(str(payload.get(KEY, ""))))
+    }
+    return sorted(token for token in ids - listed if _is_id(token))
+
+
+def readmitted(settings: Settings, revoked: Container[str]) -> list[str]:
+    """Developers whose token in the file has been revoked before."""
+    in_force = values_in_force(settings).items()
+    return sorted({name for token, (_, name) in in_force if token in revoked})
+
+
+def _is_id(text: str) -> bool:
+    try:
+        return str(uuid.UUID(text)) == text
+    except ValueError:
+        return False
 
 
 def _delete(ids: list[str], found: Mapping[str, Json]) -> Request:
