@@ -7,12 +7,12 @@ from pathlib import Path
 
 from pyinfra import config, host
 
-from ops.host.access import access
+from ops.host.access import access, refuse_lockout
 from ops.host.backup import backup
 from ops.host.base import base
 from ops.host.collections import collections
 from ops.host.docker import docker
-from ops.host.grants import grants
+from ops.host.grants import grants, revocations
 from ops.host.people import people
 from ops.host.preflight import preflight
 from ops.host.stack import stack
@@ -30,11 +30,15 @@ archive = host.data.get("images_archive")
 report = preflight(settings)
 wanted = render_stack(environment, report.memory_mib, report.cpus)
 backups = render_backups(environment)
+force = bool(host.data.get("force_lockout"))
+refuse_lockout(settings, force=force)
 
-# From here on the host is changed. The firewall comes before Docker: nothing is ever open.
+# From here on the host is changed, and the first step that fails ends it. So what takes away comes
+# first and needs the least; the firewall comes before Docker: nothing is ever open.
+revocations(settings=settings)
 base(settings=settings)
-access(settings=settings, force=bool(host.data.get("force_lockout")))
 people(settings=settings)
+access(settings=settings, force=force)
 docker(settings=settings, report=report)
 stack(wanted=wanted, pinned=pinned_images(settings), archive=Path(archive) if archive else None)
 collections(settings=settings)

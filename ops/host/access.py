@@ -37,6 +37,17 @@ def access(settings: Settings, *, force: bool = False) -> None:
     unit(name="firewall at boot", unit_name="ufw.service", running=False)
 
 
+def refuse_lockout(settings: Settings, *, force: bool = False) -> None:
+    """Looks only: for a run to end before anything is changed. `access` looks again.
+
+    Raises OperationError when the address this connection comes from is not listed.
+    """
+    source = _own_source()
+    # through the machine itself, where only a change of the firewall is refused
+    if source and not force and not ipaddress.ip_address(source).is_loopback:
+        _refuse_lockout(settings, source)
+
+
 @operation()
 def shut_out_all_but_listed(settings: Settings, ssh_port: int, force: bool) -> Commands:
     """Make the live and the stored rules, and who may log in, what the settings say."""

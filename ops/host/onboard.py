@@ -8,9 +8,9 @@ from pathlib import Path
 from pyinfra import config, host
 from pyinfra.api.exceptions import DeployError
 
-from ops.host.access import access
+from ops.host.access import access, refuse_lockout
 from ops.host.facts import Lines
-from ops.host.grants import grants
+from ops.host.grants import grants, revocations
 from ops.host.operations import packages, place
 from ops.host.people import people
 from ops.render.backup import settings_copy
@@ -26,10 +26,14 @@ settings = environment.settings
 # Looks only. No change yet.
 if not host.get_fact(Lines, script=f"[ -x {GUARD} ] && [ -d {STACK_DIR} ] && echo yes || true"):
     raise DeployError("nothing is deployed on this machine yet: deploy it first")
+force = bool(host.data.get("force_lockout"))
+refuse_lockout(settings, force=force)
 
-# From here on the host is changed. Addresses first: who is removed is shut out at once.
-packages(name="packages", names=["conntrack"])  # machines deployed before have none
-access(settings=settings, force=bool(host.data.get("force_lockout")))
+# From here on the host is changed, and the first step that fails ends it. So what takes away comes
+# first and needs the least: tokens, then accounts, then addresses. New tokens come last.
+revocations(settings=settings)
 people(settings=settings)
+packages(name="packages", names=["conntrack"])  # machines deployed before have none
+access(settings=settings, force=force)
 grants(settings=settings)
 place(name="copy for backups", files=[settings_copy(environment, "developers.toml")])
