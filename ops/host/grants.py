@@ -142,6 +142,7 @@ def refusal(settings: Settings, revoked: Collection[str], environment: str) -> s
     return (
         f"developers.toml has a token of {', '.join(names)} that was revoked on this machine, and"
         f" a revoked token never works again: git pull, if the file is an old one; else {again}"
+        " (where rotate finds nothing of them on the machine: developer remove, then add)"
     )
 
 

@@ -93,6 +93,8 @@ def test_a_revoked_token_in_the_file_is_refused_by_name() -> None:
     assert "token of bob that was revoked" in told
     assert "git pull" in told
     assert "stackroom -e team developer rotate bob --now" in told
+    # rotate refuses somebody of whom the machine has nothing
+    assert "developer remove, then add" in told
     assert " eve" not in told
     assert grants.refusal(old_checkout, [], "team") == ""
     # who has no token in force needs none back
