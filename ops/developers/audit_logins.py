@@ -16,7 +16,7 @@ from ops.developers.audit_words import Difference, Row, absent, name_of
 from ops.developers.look_logins import key_of
 from ops.developers.reality import Account, HostKey, Reality
 from ops.render.host import authorized_keys_path
-from ops.render.people import KEYS_FOLDER, TUNNEL_PORTS, account_of, key_files, with_accounts
+from ops.render.people import GROUP, KEYS_FOLDER, TUNNEL_PORTS, account_of, key_files, with_accounts
 from ops.settings import Environment, Settings
 from ops.settings.people import ACCOUNT_PREFIX
 
@@ -99,7 +99,7 @@ def differences(environment: Environment, reality: Reality, now: datetime) -> It
     if reality.keys is not None:
         yield from _of_keys(environment, reality)
     if reality.accounts is not None:
-        yield from _of_developers(environment.settings, reality.accounts, now)
+        yield from _of_developers(environment, reality.accounts, now)
         yield from _of_others(environment, reality, reality.accounts)
     yield from _of_sshd(environment.settings, reality.sshd or {})
 
@@ -168,19 +168,15 @@ def _of_options(line: Line, key: HostKey, reality: Reality) -> Iterator[Differen
 
 
 def _of_developers(
-    settings: Settings, accounts: tuple[Account, ...], now: datetime
+    environment: Environment, accounts: tuple[Account, ...], now: datetime
 ) -> Iterator[Difference]:
+    settings = environment.settings
     expected = {account_of(name): name for name in with_accounts(settings)}
     found = {each.name: each for each in accounts}
     for each in accounts:
         name = expected.get(each.name)
         if name is None:
-            if each.developer or each.name.startswith(ACCOUNT_PREFIX):
-                running = f" with {each.processes} processes" if each.processes else ""
-                why = absent(settings, name_of(each.name))
-                text = f"the account {each.name} is there{running}, and {why}"
-                applies = each.name.startswith(ACCOUNT_PREFIX)
-                yield Difference(name_of(each.name), text, reaches=True, applies=applies)
+            yield from _of_nobody(environment, each)
             continue
         more = [*(["a shell"] if each.shell else []), *(["sudo"] if each.sudo else [])]
         more += [f"the group {group}" for group in each.root_equal]
@@ -195,6 +191,20 @@ def _of_developers(
     for account, name in expected.items():
         if account not in found:
             yield Difference(name, f"there is no account {account}")
+
+
+def _of_nobody(environment: Environment, account: Account) -> Iterator[Difference]:
+    """An account that no developer of the file has. Only those of the group are ours to remove."""
+    running = f" with {account.processes} processes" if account.processes else ""
+    named = account.name.startswith(ACCOUNT_PREFIX)
+    if account.developer:
+        why = absent(environment.settings, name_of(account.name))
+        text = f"the account {account.name} is there{running}, and {why}"
+        yield Difference(name_of(account.name), text, reaches=True, applies=named)
+    elif named and account.name != environment.machine.user:
+        text = f"the account {account.name} is there{running}, called as developers' are, and is"
+        text += f" not in {GROUP}: somebody else made it, and no deploy removes it"
+        yield Difference(name_of(account.name), text, reaches=True, applies=False)
 
 
 def _of_end(settings: Settings, name: str, account: Account, now: datetime) -> Iterator[Difference]:
@@ -215,9 +225,10 @@ def _of_others(
 ) -> Iterator[Difference]:
     """Accounts that are root, or take a password, and that nobody declared."""
     declared = {"root", environment.settings.host.operator_account, environment.machine.user}
+    ours = {account_of(name) for name in with_accounts(environment.settings)}
     sshd = reality.sshd or {}
     for each in accounts:
-        if each.developer or each.name.startswith(ACCOUNT_PREFIX):
+        if each.developer or each.name in ours:
             continue
         if each.name not in declared:
             why = [*(["sudo"] if each.sudo else []), *(["user id 0"] if each.uid == 0 else [])]

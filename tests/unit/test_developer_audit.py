@@ -32,6 +32,7 @@ from ops.developers.audit import Audit, audit
 from ops.developers.audit_words import Visit
 from ops.developers.reach import Table, networks_of, passing, spans_of, union, without
 from ops.developers.reality import Account, HostKey, LastSeen, Reality, reality_of
+from ops.settings import Machine
 
 
 def told(found: Audit) -> list[tuple[str, bool, str]]:
@@ -349,6 +350,25 @@ def test_an_account_that_nobody_declared(account: Account, person: str, words: s
     found = only(audit(lab, replace(host, accounts=(*host.accounts, account)), NOW))
     assert found[:2] == (person, True)
     assert words in found[2]
+
+
+def test_what_a_deploy_leaves_alone_stands_in_nobodys_way() -> None:
+    """An administrator's own account, called as developers' are, is not ours to remove."""
+    lab = environment()
+    host = host_of(lab)
+    assert host.accounts is not None
+    ops = Account("dev-ops", 1003, True, True, False)
+    ours = Account("dev-gone", 1600, False, False, True)
+    audited = audit(lab, replace(host, accounts=(*host.accounts, ops, ours)), NOW)
+    told_of = {each.text: each.applies for each in audited.differences}
+    assert sorted(told_of.values()) == [False, False, True]
+    for text, applies in told_of.items():
+        assert ("dev-gone" in text) is applies
+    assert any("not in stackroom-developers" in text for text in told_of)
+    assert any("dev-ops is root by sudo" in text for text in told_of)
+    # nor is the login of hosts.py anything to tell
+    login = replace(lab, machine=Machine("192.0.2.1", user="dev-ops"))
+    assert not audit(login, replace(host, accounts=(*host.accounts, ops)), NOW).differences
 
 
 @pytest.mark.parametrize(
