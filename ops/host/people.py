@@ -204,11 +204,16 @@ def _account(path: str) -> str:
 
 
 def _removals(live: HostPeople, wanted: dict[str, int]) -> Iterator[str]:
+    """Nobody of them logs in any more before the first process is waited for."""
+    going = [
+        name
+        for name, account in live.accounts.items()
+        if account.group == GROUP and name.startswith(ACCOUNT_PREFIX) and name not in wanted
+    ]
+    for removal in (_lock, _removal):
+        yield from (f"sh -c {shlex.quote(removal(name))}" for name in going)
     for name, account in live.accounts.items():
-        ours = account.group == GROUP and name.startswith(ACCOUNT_PREFIX)
-        if ours and name not in wanted:
-            yield f"sh -c {shlex.quote(_removal(name))}"
-        elif account.group != GROUP and GROUP in account.groups:
+        if account.group != GROUP and GROUP in account.groups:
             # somebody has added it: an operator's would be held to tunnels
             yield f"gpasswd -d {shlex.quote(name)} {GROUP} >/dev/null"
     # of an account that is no more, by whatever hand
@@ -217,13 +222,14 @@ def _removals(live: HostPeople, wanted: dict[str, int]) -> Iterator[str]:
         yield f"rm -rf -- {' '.join(shlex.quote(path) for path in sorted(surplus))}"
 
 
+def _lock(name: str) -> str:
+    keys = shlex.quote(keys_path(name))
+    return f"set -e; rm -rf {keys}; usermod --lock --expiredate 1 {shlex.quote(name)}"
+
+
 def _removal(name: str) -> str:
-    """Nobody logs in while the processes are killed, and none is left when the name goes."""
-    account = shlex.quote(name)
-    return (
-        f"set -e; usermod --lock --expiredate 1 {account}; rm -rf {shlex.quote(keys_path(name))};"
-        f" {_end_processes(name)}; userdel {account}"
-    )
+    """None of its processes is left when the name goes."""
+    return f"set -e; {_end_processes(name)}; userdel {shlex.quote(name)}"
 
 
 def _end_processes(name: str) -> str:

@@ -202,12 +202,13 @@ def test_an_account_is_there_before_its_keys() -> None:
 
 
 def test_removing_touches_nobody_else_and_comes_before_adding() -> None:
-    command, leftover = said(on_host(TWO), ONE)
+    *commands, leftover = said(on_host(TWO), ONE)
     assert leftover == "rm -rf -- /etc/ssh/stackroom-keys/dev-eve"
+    command = "\n".join(commands)
     assert "dev-bob" not in command
     order = [
         command.index(word)
-        for word in ("usermod --lock", "rm -rf /etc", "pkill -KILL -u dev-eve", "userdel dev-eve")
+        for word in ("rm -rf /etc", "usermod --lock", "pkill -KILL -u dev-eve", "userdel dev-eve")
     ]
     assert order == sorted(order)
     swapped = settings_of(carl=bob())
@@ -215,6 +216,15 @@ def test_removing_touches_nobody_else_and_comes_before_adding() -> None:
     removed = [at for at, command in enumerate(commands) if "userdel" in command]
     added = [at for at, command in enumerate(commands) if "useradd" in command]
     assert max(removed) < min(added)
+
+
+def test_a_process_that_does_not_end_leaves_nobody_else_their_keys() -> None:
+    """The first command that fails ends the run: every account is shut before any is waited for."""
+    commands = said(on_host(TWO), NOBODY)
+    shut = [at for at, command in enumerate(commands) if "usermod --lock" in command]
+    waits = [at for at, command in enumerate(commands) if "pkill" in command]
+    assert (len(shut), len(waits)) == (2, 2)
+    assert max(shut) < min(waits)
 
 
 @pytest.mark.parametrize(
