@@ -55,7 +55,8 @@ def shut_out_all_but_listed(settings: Settings, ssh_port: int, force: bool) -> C
     live = host.get_fact(FirewallState)
     right = in_force(live, settings, ssh_port) and not any(difference(live, settings, ssh_port))
     right = right and not changed and not live.unconfirmed
-    if right and not live.uncut:
+    # what is named there and listed again was undone by the guard: nobody is to be cut off
+    if right and not lost(live, settings, ssh_port):
         host.noop("the firewall and sshd are as the inventory says")
         return
     source = _own_source()
