@@ -23,7 +23,7 @@ def of_name(reality: Reality, name: str) -> list[str]:
     found = [
         f"the account {each.name}, with {each.processes} processes"
         for each in reality.accounts or ()
-        if each.name == account
+        if each.name == account and each.developer
     ]
     found += [f"the key {each.fingerprint} of {account}" for each in _keys(reality, name)]
     tokens = [each for each in reality.tokens or () if each.developer == name]
@@ -68,7 +68,13 @@ def is_wholly_absent(environment: Environment, reality: Reality, name: str) -> b
 def _keys(reality: Reality, name: str) -> list[HostKey]:
     account = account_of(name)
     path = f"{KEYS_FOLDER}/{account}"
-    return [each for each in reality.keys or () if each.account == account or each.path == path]
+    # one that is only called like that is somebody else's, and so are its keys
+    foreign = any(each.name == account and not each.developer for each in reality.accounts or ())
+    return [
+        each
+        for each in reality.keys or ()
+        if each.path == path or (each.account == account and not foreign)
+    ]
 
 
 def _own(settings: Settings, name: str, developer: Developer) -> list[str]:

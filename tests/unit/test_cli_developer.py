@@ -24,6 +24,7 @@ from team_lab import OLD_KEY, Team, make_team
 from ops import escrow
 from ops.cli import main
 from ops.developers import roster
+from ops.developers.reality import Account, HostKey
 from ops.developers.tokens import mint
 from ops.errors import DeployError
 from ops.settings.rights import id_of, value_of
@@ -561,6 +562,19 @@ def test_a_removal_that_failed_is_run_again_until_it_is_proven(team: Team, type_
     again = type_("remove", "bob", "--yes")
     assert (again.code, len(team.done)) == (3, 1)
     assert "no account, no key and no token of that name" in again.err
+
+
+def test_an_account_that_is_only_called_like_one_is_nobodys_to_sweep(
+    team: Team, type_: Type
+) -> None:
+    ops = Account("dev-ops", 1600, True, False, False)
+    key = HostKey("dev-ops", "/home/dev-ops/.ssh/authorized_keys", people_lab.fingerprint(EVE))
+    team.fiddle = lambda host: replace(
+        host, accounts=(*(host.accounts or ()), ops), keys=(*(host.keys or ()), key)
+    )
+    said = type_("remove", "ops", "--yes")
+    assert (said.code, team.done) == (3, [])
+    assert "no account, no key and no token of that name" in said.err
 
 
 def test_a_sweep_that_leaves_something_is_exit_code_2(team: Team, type_: Type) -> None:
