@@ -568,7 +568,7 @@ def test_an_account_that_is_only_called_like_one_is_nobodys_to_sweep(
     team: Team, type_: Type
 ) -> None:
     ops = Account("dev-ops", 1600, True, False, False)
-    key = HostKey("dev-ops", "/home/dev-ops/.ssh/authorized_keys", people_lab.fingerprint(EVE))
+    key = HostKey("dev-ops", "/k/dev-ops", people_lab.fingerprint(EVE))
     team.fiddle = lambda host: replace(
         host, accounts=(*(host.accounts or ()), ops), keys=(*(host.keys or ()), key)
     )
