@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import runpy
+import socket
 import stat
 import tomllib
 from dataclasses import dataclass
@@ -74,12 +75,23 @@ def machines(
         "ssh_known_hosts_file": str(folder / "known_hosts"),
         "ssh_strict_host_key_checking": "accept-new",
         "ssh_connect_retries": 2,
+        "ssh_paramiko_connect_kwargs": {"transport_factory": _transport_without_delay},
     }
     if key_path:
         data |= {"ssh_key": key_path, "ssh_allow_agent": False, "ssh_look_for_keys": False}
     if user != "root":
         data["_sudo"] = True
     return [(address, data)]
+
+
+def _transport_without_delay(connection: Any, **options: Any) -> Any:
+    """paramiko's transport on a socket that sends at once: small commands go back and forth, and
+    Nagle's algorithm holds each of them up for the acknowledgement of the one before."""
+    import paramiko  # pyinfra's; not on the host, which imports this module too
+
+    if isinstance(connection, socket.socket):  # not the pipe of a proxy command
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return paramiko.Transport(connection, **options)
 
 
 def load_environment(folder: Path, developers: str | None = None) -> Environment:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import os
 import shutil
+import socket
 import stat
 import tomllib
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from ops import inventory
 from ops.errors import SettingsError
 from ops.inventory import create
 from ops.render.files import ROOT
-from ops.settings import ensure_secrets, load_environment
+from ops.settings import ensure_secrets, load_environment, machines
 
 GOOD: dict[str, Any] = {
     "name": "production",
@@ -225,3 +226,17 @@ def test_the_comment_of_a_public_key_stays_in_its_string(
     assert settings.operators["carla"].keys == [key]
     assert list(settings.operators) == ["carla"]
     assert settings.developers == {}
+
+
+def test_commands_over_ssh_are_sent_at_once(tmp_path: Path) -> None:
+    """A plan is many small commands: without this each waits for an acknowledgement."""
+    ((_, data),) = machines(str(tmp_path / "hosts.py"), "203.0.113.10")
+    make = data["ssh_paramiko_connect_kwargs"]["transport_factory"]
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        connection = socket.create_connection(server.getsockname())
+        transport = make(connection)
+        try:
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        finally:
+            transport.close()
+            connection.close()
