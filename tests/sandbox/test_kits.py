@@ -54,7 +54,8 @@ class Member:
 
     def sh(self, script: str, *arguments: str, timeout: float = 120, stdin: str = "") -> Completed:
         """A line in a shell of theirs, opened in the folder of the kit."""
-        opened = f'cd "{HOME}/{FOLDER}" && {script}'
+        # a line of its own: with && an & in the script would take the folder along
+        opened = f'cd "{HOME}/{FOLDER}" || exit\n{script}'
         path = f"PATH={HOME}/bin:/usr/local/bin:/usr/bin:/bin"
         return self.machine.run(
             ["env", path, "sh", "-c", opened, "-", *arguments], timeout, stdin=stdin
