@@ -1,23 +1,22 @@
 """Runs on the machine: looks at who can really reach it and prints that as one JSON line.
 
-Sent over SSH with its three parts, so: standard library only, Python 3.10 or newer. It changes
-nothing, judges nothing and prints no secret. The argument is JSON, see QUESTION in look_common.py;
-what cannot be read is told under "errors" with the reason, and never passes for empty.
+Sent over SSH with its three parts, see ops/clients/script.py: standard library only, Python 3.10
+or newer. It changes nothing, judges nothing and prints no secret. The argument is JSON, see
+QUESTION in look_common.py; what cannot be read is told under "errors" with the reason, and never
+passes for empty.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import json
-import os
 import re
 import sys
-import threading
-import time
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+from ops.clients.on_host import answer
 from ops.developers.look_common import QUESTION, at, run
 from ops.developers.look_logins import accounts, keys
 from ops.developers.look_tokens import keys_of_qdrant, seen, tokens
@@ -130,38 +129,10 @@ SECTIONS: dict[str, Callable[[], Any]] = {
 }
 
 
-def gather(sections: dict[str, Callable[[], Any]], seconds: float) -> dict[str, dict[str, Any]]:
-    """All sections side by side. One that fails or hangs becomes a sentence under "errors"."""
-    values: dict[str, Any] = {}
-    errors: dict[str, str] = {}
-
-    def look(name: str) -> None:
-        try:
-            values[name] = sections[name]()
-        except Exception as error:
-            errors[name] = str(error) or type(error).__name__
-
-    threads = [threading.Thread(target=look, args=(name,), daemon=True) for name in sections]
-    end = time.monotonic() + seconds
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(max(0.0, end - time.monotonic()))
-    values, errors = dict(values), dict(errors)
-    for name in sections:
-        if name not in values and name not in errors:
-            errors[name] = f"no answer within {seconds:.3g} s"
-    return {"values": values, "errors": errors}
-
-
 def main() -> None:
-    os.environ["PATH"] = (
-        os.environ.get("PATH", "/usr/bin:/bin") + ":/usr/local/sbin:/usr/sbin:/sbin"
-    )
     if len(sys.argv) > 1:
         QUESTION.update(json.loads(sys.argv[1]))
-    print(json.dumps(gather(SECTIONS, SECTION_SECONDS)), flush=True)
-    os._exit(0)  # a thread that hangs must not keep the connection open
+    answer(SECTIONS, SECTION_SECONDS)
 
 
 if __name__ == "__main__":

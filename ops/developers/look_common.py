@@ -5,10 +5,11 @@ Runs on the machine, see ops/developers/look.py: standard library only, Python 3
 
 from __future__ import annotations
 
-import os
-import subprocess
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from ops.clients.on_host import run as run_for
 
 COMMAND_SECONDS = 10.0
 
@@ -26,28 +27,8 @@ QUESTION: dict[str, Any] = {
     "qdrant": "http://127.0.0.1:6333",
 }
 
+run = partial(run_for, seconds=COMMAND_SECONDS)
+
 
 def at(path: str) -> Path:
     return Path(QUESTION["root"]) / path.lstrip("/")
-
-
-def run(*command: str, codes: tuple[int, ...] = (0,)) -> str:
-    """What a command prints. Raises RuntimeError naming the command and its last words."""
-    try:
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=COMMAND_SECONDS,
-            check=False,
-            env={**os.environ, "LC_ALL": "C"},
-        )
-    except FileNotFoundError:
-        raise RuntimeError(f"{command[0]} is not installed") from None
-    except subprocess.TimeoutExpired:
-        raise RuntimeError(f"{command[0]}: no answer within {COMMAND_SECONDS:.0f} s") from None
-    if done.returncode not in codes:
-        last = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()[-1]
-        raise RuntimeError(f"{' '.join(command[:3])}: {last}")
-    return done.stdout

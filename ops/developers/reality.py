@@ -5,9 +5,6 @@ A part that could not be read is None, and `unknown` says why: it never passes f
 
 from __future__ import annotations
 
-import importlib.resources
-import json
-import shlex
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,11 +12,11 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from ops.clients import script
 from ops.clients.ssh import Remote
 from ops.developers.look import SECTIONS
 from ops.developers.look_logins import key_of
 from ops.developers.reach import Table
-from ops.errors import ServiceError
 from ops.render.firewall import FAMILIES, Family
 from ops.render.people import GROUP, KEYS_FOLDER
 from ops.settings import Environment
@@ -27,13 +24,6 @@ from ops.settings.people import ACCESS_COLLECTION
 
 LOOK_SECONDS = 45.0
 _PARTS = ("look_common", "look_logins", "look_tokens")
-_START = """\
-import sys, types
-for _name, _text in {parts!r}:
-    _module = sys.modules[_name] = types.ModuleType(_name)
-    exec(compile(_text, _name, "exec"), _module.__dict__)
-exec(compile({main!r}, "look", "exec"))
-"""
 
 
 @dataclass(frozen=True)
@@ -140,27 +130,20 @@ def look(environment: Environment, remote: Remote) -> Reality:
         "group": GROUP,
         "keys_folder": KEYS_FOLDER,
     }
-    command = f"python3 - {shlex.quote(json.dumps(question))}"
-    answer = remote.run(command, stdin=program(), timeout=LOOK_SECONDS)
-    try:
-        facts = json.loads(answer.stdout)
-    except ValueError:
-        said = (answer.stderr.strip() or answer.stdout.strip() or "nothing").splitlines()[-1]
-        raise ServiceError(
-            f"the login works, but the host could not be looked at: {said}",
-            "the host needs python3, and sudo without a password for this login",
-        ) from None
+    facts = script.run(
+        remote,
+        program(),
+        question,
+        timeout=LOOK_SECONDS,
+        failed="the host could not be looked at",
+    )
     return reality_of(facts, login_fingerprints(environment))
 
 
 def program() -> str:
     """The look at the host as one Python program: look.py and its parts."""
-    folder = importlib.resources.files("ops.developers")
-    parts = [
-        (f"ops.developers.{name}", folder.joinpath(f"{name}.py").read_text("utf-8"))
-        for name in _PARTS
-    ]
-    return _START.format(parts=parts, main=folder.joinpath("look.py").read_text("utf-8"))
+    parts = (f"ops.developers.{name}" for name in _PARTS)
+    return script.program("ops.developers.look", *parts)
 
 
 def reality_of(facts: Mapping[str, Any], logins: frozenset[str] = frozenset()) -> Reality:

@@ -1,7 +1,8 @@
 """Runs on the machine: looks at everything the doctor judges there and prints it as one JSON line.
 
-Sent over SSH, so it is one file, standard library only, Python 3.9 or newer. It changes nothing,
-judges nothing and reads no secret: of a container it takes neither environment nor command.
+Sent over SSH, see ops/clients/script.py: standard library only, Python 3.9 or newer. It changes
+nothing, judges nothing and reads no secret: of a container it takes neither environment nor
+command.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ import hashlib
 import json
 import os
 import shutil
-import subprocess
-import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from ops.clients.on_host import answer
+from ops.clients.on_host import run as run_for
 
 SECTION_SECONDS = 8.0
 COMMAND_SECONDS = 6.0
@@ -31,27 +34,7 @@ RECORDS_AT_MOST = 30
 RECORD_KEYS = ("run", "started", "finished", "outcome", "error", "bytes", "subject")
 TIMERS = ("apt-daily.timer", "apt-daily-upgrade.timer")
 
-
-def run(*command: str, codes: tuple[int, ...] = (0,)) -> str:
-    """What a command prints. Raises RuntimeError naming the command and its last words."""
-    try:
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=COMMAND_SECONDS,
-            check=False,
-            env={**os.environ, "LC_ALL": "C"},
-        )
-    except FileNotFoundError:
-        raise RuntimeError(f"{command[0]} is not installed") from None
-    except subprocess.TimeoutExpired:
-        raise RuntimeError(f"{command[0]}: no answer within {COMMAND_SECONDS:.0f} s") from None
-    if done.returncode not in codes:
-        last = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()[-1]
-        raise RuntimeError(f"{' '.join(command[:3])}: {last}")
-    return done.stdout
+run = partial(run_for, seconds=COMMAND_SECONDS)
 
 
 def disk() -> list[dict[str, Any]]:
@@ -335,38 +318,5 @@ SECTIONS: dict[str, Callable[[], Any]] = {
 }
 
 
-def gather(sections: dict[str, Callable[[], Any]], seconds: float) -> dict[str, dict[str, Any]]:
-    """All sections side by side. One that fails or hangs becomes a sentence under "errors"."""
-    values: dict[str, Any] = {}
-    errors: dict[str, str] = {}
-
-    def look(name: str) -> None:
-        try:
-            values[name] = sections[name]()
-        except Exception as error:
-            errors[name] = str(error) or type(error).__name__
-
-    threads = [threading.Thread(target=look, args=(name,), daemon=True) for name in sections]
-    end = time.monotonic() + seconds
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(max(0.0, end - time.monotonic()))
-    values, errors = dict(values), dict(errors)
-    for name in sections:
-        if name not in values and name not in errors:
-            errors[name] = f"no answer within {seconds:.3g} s"
-    return {"values": values, "errors": errors}
-
-
-def main() -> None:
-    os.environ["PATH"] = (
-        os.environ.get("PATH", "/usr/bin:/bin") + ":/usr/local/sbin:/usr/sbin:/sbin"
-    )
-    facts = gather(SECTIONS, SECTION_SECONDS)
-    print(json.dumps(facts), flush=True)
-    os._exit(0)  # a thread that hangs must not keep the connection open
-
-
 if __name__ == "__main__":
-    main()
+    answer(SECTIONS, SECTION_SECONDS)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.resources
-import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ops.clients import script
 from ops.clients.ssh import Remote
-from ops.errors import ServiceError
 from ops.escrow import inspect
 from ops.health import backups, machine, stack, walls
 from ops.health.model import Verdict, ok, unknown
@@ -28,17 +26,14 @@ def collect(remote: Remote) -> Facts:
 
     Raises UnreachableError without a login, ServiceError when the machine has no python3.
     """
-    source = importlib.resources.files("ops.health").joinpath("collect.py").read_text("utf-8")
-    answer = remote.run("python3 -", stdin=source, timeout=COLLECT_SECONDS)
-    try:
-        facts: Facts = json.loads(answer.stdout)
-    except ValueError:
-        said = (answer.stderr.strip() or answer.stdout.strip() or "nothing").splitlines()[-1]
-        raise ServiceError(
-            f"the login works, but the facts could not be collected: {said}",
-            "the host needs python3, and sudo without a password for this login",
-        ) from None
-    return facts
+    return script.run(
+        remote, program(), timeout=COLLECT_SECONDS, failed="the facts could not be collected"
+    )
+
+
+def program() -> str:
+    """The collector as one Python program."""
+    return script.program("ops.health.collect")
 
 
 def judged(facts: Facts, judge: Callable[..., Verdict], *sections: str) -> Verdict:

@@ -224,15 +224,9 @@ def test_tokens_and_last_seen_as_qdrant_has_them(machine: Path, server: StandIn)
 def test_more_tokens_than_one_answer_holds(
     machine: Path, server: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ops.developers import reality
-
-    monkeypatch.setattr(
-        reality,
-        "_START",
-        reality._START.replace(
-            "exec(compile(_text,", "exec(compile(_text.replace('PAGE = 256', 'PAGE = 1'),"
-        ),
-    )
+    whole = program()
+    assert whole.count("PAGE = 256") == 1
+    monkeypatch.setitem(globals(), "program", lambda: whole.replace("PAGE = 256", "PAGE = 1"))
     assert len(look_at(machine, server)[0].tokens or ()) == 2
 
 

@@ -15,11 +15,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ops.clients import on_host
 from ops.developers import look, look_common, look_logins, look_tokens
 from ops.developers.reality import Seen, login_fingerprints, program, reality_of
 from ops.settings import Environment, Machine
 
-PARTS = (look, look_common, look_logins, look_tokens)
+PARTS = (look, on_host, look_common, look_logins, look_tokens)
 
 
 @pytest.fixture(autouse=True)

@@ -11,15 +11,20 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from ops.clients import on_host
 from ops.health import collect
+from ops.health import host as health
 
-SOURCE = Path(collect.__file__).read_text(encoding="utf-8")
+PARTS = (collect, on_host)
 
 
-def test_is_python_3_9_and_standard_library_only() -> None:
-    tree = ast.parse(SOURCE, feature_version=(3, 9))
+@pytest.mark.parametrize("module", PARTS)
+def test_is_python_3_9_and_standard_library_only(module: Any) -> None:
+    tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"), feature_version=(3, 9))
     imported = {
-        name.split(".")[0]
+        name
         for node in ast.walk(tree)
         if isinstance(node, ast.Import | ast.ImportFrom)
         for name in (
@@ -28,14 +33,15 @@ def test_is_python_3_9_and_standard_library_only() -> None:
             else [a.name for a in node.names]
         )
     }
-    assert imported <= sys.stdlib_module_names
+    ours = {part.__name__ for part in PARTS}
+    assert {name.split(".")[0] for name in imported - ours} <= sys.stdlib_module_names
 
 
 def test_sent_over_standard_input_it_answers_for_every_section(tmp_path: Path) -> None:
     """On a PATH with no tool at all, so that what is missing is told and nothing crashes."""
     done = subprocess.run(
         [sys.executable, "-I", "-"],
-        input=SOURCE.replace(":/usr/local/sbin:/usr/sbin:/sbin", ""),
+        input=health.program().replace(":/usr/local/sbin:/usr/sbin:/sbin", ""),
         capture_output=True,
         text=True,
         timeout=60,
@@ -61,7 +67,7 @@ def test_a_section_that_fails_or_hangs_costs_only_itself() -> None:
         raise RuntimeError("no such tool")
 
     sections = {"good": lambda: [1], "bad": fails, "hangs": gate.wait}
-    assert collect.gather(sections, 0.3) == {
+    assert on_host.gather(sections, 0.3) == {
         "values": {"good": [1]},
         "errors": {"bad": "no such tool", "hangs": "no answer within 0.3 s"},
     }
@@ -69,7 +75,7 @@ def test_a_section_that_fails_or_hangs_costs_only_itself() -> None:
 
 
 def test_a_command_that_fails_names_itself_and_its_last_words() -> None:
-    facts = collect.gather(
+    facts = on_host.gather(
         {"x": lambda: collect.run("sh", "-c", "echo one; echo two >&2; false")}, 9
     )
     assert facts["errors"] == {"x": "sh -c echo one; echo two >&2; false: two"}
