@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import traceback
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
@@ -61,7 +62,7 @@ def say_error(error: StackroomError) -> None:
         err.print(f"next: {error.hint}", markup=False)
 
 
-def run(app: typer.Typer) -> None:
+def run(app: Callable[..., Any]) -> None:
     """Every expected error is one message, the next command and an exit code of its own."""
     try:
         sys.exit(app(prog_name="stackroom", standalone_mode=False))

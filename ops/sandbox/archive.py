@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ops.errors import MissingToolError, StackroomError
 from ops.sandbox import engine
-from ops.sandbox.build import Say, built_image
+from ops.sandbox.build import Say, alone, built_image
 from ops.sandbox.layout import IMAGE_FOLDERS, STATE
 
 ARCHIVE = STATE / "images.tar"
@@ -44,6 +44,11 @@ def image_archive(images: list[str], say: Say) -> Path | None:
     """
     if not images:
         return None
+    with alone("archive"):
+        return _archive(images, say)
+
+
+def _archive(images: list[str], say: Say) -> Path:
     _give_names_back(images)
     sources = {pinned: _source(pinned, say) for pinned in images}
     for pinned, source in sources.items():

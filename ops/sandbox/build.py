@@ -5,11 +5,13 @@ An image carries the hash of its inputs in its tag: same inputs, same tag, nothi
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from ops.errors import MissingToolError, ServiceError
@@ -23,13 +25,25 @@ NOT_CONTENT = ("__pycache__", "*.pyc")
 Say = Callable[[str], None]
 
 
+@contextlib.contextmanager
+def alone(doing: str) -> Iterator[None]:
+    """One process at a time does this: the tests of two machines share what it makes."""
+    STATE.mkdir(parents=True, exist_ok=True)
+    with (STATE / f"{doing}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def base_image(say: Say) -> str:
     """The Debian base as an image name: kept, else pulled, else built from packages.
 
     Raises MissingToolError when it can neither be pulled nor built.
     """
-    if engine.inspect("image", BASE):
-        return BASE
+    with alone("base"):
+        return BASE if engine.inspect("image", BASE) else _new_base(say)
+
+
+def _new_base(say: Say) -> str:
     registry_name = f"debian:{DEBIAN}"
     had_it = engine.inspect("image", registry_name) is not None
     refusal = "" if had_it else engine.pull(registry_name)
@@ -97,18 +111,24 @@ def built_image(
     base_id = (engine.inspect("image", base) or {})["Id"]
     extra = dict(extra or {})
     tag = f"{IMAGES}/{name}:{content_hash(folder, extra, f'{base_id} {label}')}"
-    if engine.inspect("image", tag):
-        return tag
-    say(f"building the image {name}")
+    labels = [LABEL, f"stackroom.build={name}", *([label] if label else [])]
+    with alone(f"build-{name}"):
+        if not engine.inspect("image", tag):
+            say(f"building the image {name}")
+            _build(name, tag, {**extra, **(passing or {})}, {"BASE": base}, labels)
+            _remove_older(name, tag)
+    return tag
+
+
+def _build(
+    name: str, tag: str, files: Mapping[str, Path], arguments: dict[str, str], labels: list[str]
+) -> None:
     with tempfile.TemporaryDirectory(prefix="stackroom-") as temporary:
         context = Path(temporary, "context")
-        shutil.copytree(folder, context, ignore=shutil.ignore_patterns(*NOT_CONTENT))
-        for file_name, source in {**extra, **(passing or {})}.items():
+        shutil.copytree(IMAGE_FOLDERS / name, context, ignore=shutil.ignore_patterns(*NOT_CONTENT))
+        for file_name, source in files.items():
             shutil.copy(source, context / file_name)
-        labels = [LABEL, f"stackroom.build={name}", *([label] if label else [])]
-        engine.build(tag, context, {"BASE": base}, labels, STATE / f"build-{name}.log")
-    _remove_older(name, tag)
-    return tag
+        engine.build(tag, context, arguments, labels, STATE / f"build-{name}.log")
 
 
 def content_hash(folder: Path, extra: Mapping[str, Path], more: str) -> str:

@@ -44,8 +44,8 @@ class Client:
 @contextmanager
 def client(name: str, ipv4: str = "", ipv6: str = "", *, image: str = "") -> Iterator[Client]:
     """Another machine: "allowed" (the developer dora), "denied" (listed nowhere), or any name
-    with addresses of its own in 198.51.100.0/24 and 2001:db8::/64. It runs the host's image, or
-    another one. Removed on exit."""
+    with addresses of its own, of layout.ipv4 and layout.ipv6. It runs the host's image, or another
+    one. Removed on exit."""
     known_ipv4, known_ipv6 = CLIENTS.get(name, ("", ""))
     ipv4, ipv6 = ipv4 or known_ipv4, ipv6 or known_ipv6
     if not (ipv4 and ipv6):

@@ -10,7 +10,18 @@ from pathlib import Path
 
 from ops import escrow
 from ops.errors import ServiceError
-from ops.sandbox.layout import CLIENTS, DEPUTY_IPV4, ENVIRONMENT, GATEWAY_IPV4, GATEWAY_IPV6, KEY
+from ops.sandbox.build import alone
+from ops.sandbox.layout import (
+    CLIENTS,
+    DEPUTY_IPV4,
+    ENVIRONMENT,
+    GATEWAY_IPV4,
+    GATEWAY_IPV6,
+    HOST_IPV4,
+    KEY,
+    NETWORKS,
+    PATTERN,
+)
 from ops.settings import ensure_secrets, load_environment
 
 DEVELOPERS = """\
@@ -32,6 +43,12 @@ addresses = ["{dora_ipv4}", "{dora_ipv6}"]
 def make_key(key: Path = KEY) -> str:
     """The public key of the sandbox's login, made at the first call. One line."""
     public = key.with_suffix(".pub")
+    with alone("keys"):
+        _make_key(key, public)
+    return public.read_text(encoding="ascii").strip()
+
+
+def _make_key(key: Path, public: Path) -> None:
     if not (key.is_file() and public.is_file()):
         key.parent.mkdir(parents=True, exist_ok=True)
         key.unlink(missing_ok=True)
@@ -43,12 +60,13 @@ def make_key(key: Path = KEY) -> str:
         )
         if done.returncode != 0:
             raise ServiceError(f"ssh-keygen could not write {key}: {done.stderr.strip()}")
-    return public.read_text(encoding="ascii").strip()
 
 
 def write_environment(public_key: str, deputy_key: str, folder: Path = ENVIRONMENT) -> None:
     """developers.toml for these keys, every secret that is not there yet (0600), and the recovery
     file, which is made anew when any of them has changed."""
+    if folder == ENVIRONMENT != PATTERN:
+        _copy_pattern(folder)
     dora_ipv4, dora_ipv6 = CLIENTS["allowed"]
     _write_if_changed(
         folder / "developers.toml",
@@ -66,6 +84,15 @@ def write_environment(public_key: str, deputy_key: str, folder: Path = ENVIRONME
     environment = load_environment(folder)
     if not escrow.inspect(environment).is_current:
         escrow.create(environment)
+
+
+def _copy_pattern(folder: Path) -> None:
+    """The committed half, for a machine at other addresses."""
+    folder.mkdir(exist_ok=True)
+    _write_if_changed(folder / "settings.toml", (PATTERN / "settings.toml").read_text("utf-8"))
+    hosts = (PATTERN / "hosts.py").read_text("utf-8")
+    written_there = f"{NETWORKS['sandbox'][0]}10"
+    _write_if_changed(folder / "hosts.py", hosts.replace(written_there, HOST_IPV4))
 
 
 def forget_host_keys(folder: Path = ENVIRONMENT) -> None:

@@ -1,35 +1,58 @@
 """Names, addresses and places of the throw-away host. Constants only.
 
-The addresses are of the documentation ranges: no real machine has them.
+The addresses are of the documentation ranges: no real machine has them. STACKROOM_SANDBOX=second
+means another machine, with a network of its own, that can run beside the first.
 """
 
 from __future__ import annotations
 
+import os
+
+from ops.errors import SettingsError
 from ops.render.files import ROOT
 
-STATE = ROOT / ".stackroom" / "sandbox"
+# what an address begins with, by the machine's own name
+NETWORKS = {"sandbox": ("198.51.100.", "2001:db8::"), "second": ("192.0.2.", "2001:db8:0:2::")}
+WHICH = os.environ.get("STACKROOM_SANDBOX") or "sandbox"
+if WHICH not in NETWORKS:
+    raise SettingsError(
+        f"STACKROOM_SANDBOX={WHICH}: there is no such throw-away machine",
+        f"unset STACKROOM_SANDBOX, or one of: {', '.join(NETWORKS)}",
+    )
+
+
+def ipv4(last: int) -> str:
+    """The address on the machine's network that ends with this number, 1 to 254."""
+    return f"{NETWORKS[WHICH][0]}{last}"
+
+
+def ipv6(last: int) -> str:
+    """The same over IPv6, with the number's decimal digits as they are."""
+    return f"{NETWORKS[WHICH][1]}{last}"
+
+
+STATE = ROOT / ".stackroom" / "sandbox"  # keys, images and logs; all machines share them
 KEY = STATE / "id_ed25519"
 DEPUTY_KEY = STATE / "deputy_ed25519"  # a recovery file is for two people
-ENVIRONMENT = ROOT / "inventory" / "sandbox"
+PATTERN = ROOT / "inventory" / "sandbox"  # the committed environment
+ENVIRONMENT = PATTERN if WHICH == "sandbox" else ROOT / "inventory" / f"sandbox-{WHICH}"
 IMAGE_FOLDERS = ROOT / "ops" / "sandbox" / "images"
 
-NAME = "stackroom-sandbox"
+NAME = f"stackroom-{WHICH}"
 LABEL = "stackroom.sandbox=true"  # of images; a container that a person makes from one has it too
-OWNED = "stackroom.sandbox=machine"  # of the containers, volumes and networks that `down` removes
+OWNED = f"stackroom.machine={WHICH}"  # of the containers, volumes and networks that `down` removes
 IMAGES = "stackroom-sandbox"  # every image of ours is <IMAGES>/<name>:<hash of its inputs>
 
-NETWORK_IPV4 = "198.51.100.0/24"
-NETWORK_IPV6 = "2001:db8::/64"
-GATEWAY_IPV4 = "198.51.100.1"  # this machine, as the sandbox sees it: the operator
-GATEWAY_IPV6 = "2001:db8::1"
-DEPUTY_IPV4 = "198.51.100.91"  # of a second operator, who opens the recovery file too
-HOST_IPV4 = "198.51.100.10"
-HOST_IPV6 = "2001:db8::10"
+NETWORK_IPV4 = f"{ipv4(0)}/24"
+NETWORK_IPV6 = f"{NETWORKS[WHICH][1]}/64"
+GATEWAY_IPV4, GATEWAY_IPV6 = ipv4(1), ipv6(1)  # this machine, as the sandbox sees it: the operator
+DEPUTY_IPV4 = ipv4(91)  # of a second operator, who opens the recovery file too
+HOST_IPV4, HOST_IPV6 = ipv4(10), ipv6(10)
 
 # The other machines that tests and the demo play: (IPv4, IPv6)
 CLIENTS = {
-    "allowed": ("198.51.100.21", "2001:db8::21"),  # the developer dora
-    "denied": ("198.51.100.66", "2001:db8::66"),  # listed nowhere
+    "allowed": (ipv4(21), ipv6(21)),  # the developer dora
+    "denied": (ipv4(66), ipv6(66)),  # listed nowhere
 }
 
 # Data of the host's own Docker: overlay file systems cannot be stacked, so it gets real volumes

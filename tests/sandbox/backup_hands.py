@@ -5,7 +5,12 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from hands import on_host, qdrant, stackroom
+from hands import (
+    ENVIRONMENT,
+    on_host,
+    qdrant,
+    stackroom,
+)
 
 from ops.settings import Environment
 
@@ -41,7 +46,7 @@ def write_points(environment: Environment, first: int, number: int) -> None:
     assert answer["status"] == "ok", answer
 
 
-def verb(*words: str, environment: str = "sandbox", code: int = 0) -> Any:
+def verb(*words: str, environment: str = ENVIRONMENT, code: int = 0) -> Any:
     """A verb with --json from the operator's machine; its document."""
     done = stackroom(*words, "--json", environment=environment, timeout=600)
     assert done.returncode == code, done.stdout + done.stderr

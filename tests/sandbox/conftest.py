@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from hands import Attempt, holds, plan
+from hands import Attempt, deploy, holds, plan
 
 from ops import sandbox as room
-from ops.sandbox.layout import OWNED
+from ops.sandbox.layout import NAME, OWNED
 from ops.sandbox.visit import Watch, watching
 from ops.settings import Environment, load_environment
 
@@ -40,7 +40,7 @@ def what_docker_has() -> set[str]:
     return {
         f"{listing[0]} {name}"
         for listing in LISTINGS
-        for mark in (f"label={OWNED}", "name=stackroom-sandbox")
+        for mark in (f"label={OWNED}", f"name={NAME}")
         for name in subprocess.run(
             ["docker", *listing, "--filter", mark], capture_output=True, text=True, check=True
         ).stdout.split()
@@ -105,7 +105,11 @@ def first_deploy(sandbox: room.Sandbox, archive: Path) -> FirstDeploy:
 @pytest.fixture(scope="session")
 def deployed(environment: Environment, request: pytest.FixtureRequest) -> Environment:
     """The environment of the machine that all tests share; each leaves it as it is deployed."""
-    request.getfixturevalue("first_deploy")
+    if any("first_deploy" in getattr(item, "fixturenames", ()) for item in request.session.items):
+        request.getfixturevalue("first_deploy")
+    else:
+        done = deploy("--images", str(request.getfixturevalue("archive")))
+        assert done.returncode == 0, done.stderr
     return environment
 
 

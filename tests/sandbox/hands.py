@@ -20,14 +20,15 @@ from pathlib import Path
 from typing import Any
 
 from ops.render.files import ROOT
+from ops.sandbox import layout
+from ops.sandbox.layout import KEY, NAME, ipv4, ipv6
 from ops.settings import Environment
 
-NAME = "stackroom-sandbox"
-HOST = "198.51.100.10"
-HOST_IPV6 = "2001:db8::10"
+HOST, HOST_IPV6 = ipv4(10), ipv6(10)
 STACKROOM = Path(sys.executable).with_name("stackroom")
-KEY = ROOT / ".stackroom" / "sandbox" / "id_ed25519"
-INVENTORY = ROOT / "inventory"
+INVENTORY = layout.ENVIRONMENT.parent
+ENVIRONMENT = layout.ENVIRONMENT.name
+CHANGED = f"{ENVIRONMENT}-changed"  # of changed_environment()
 QDRANT, EDGE = "stackroom-qdrant-1", "stackroom-edge-1"
 
 # what `sshd -T` has to say of the drop-in
@@ -50,7 +51,7 @@ HARDENED = {
 Done = subprocess.CompletedProcess[str]
 
 
-def stackroom(*arguments: str, environment: str = "sandbox", timeout: float = 300) -> Done:
+def stackroom(*arguments: str, environment: str = ENVIRONMENT, timeout: float = 300) -> Done:
     """One verb, as it is typed."""
     return subprocess.run(
         [str(STACKROOM), "-e", environment, *arguments],
@@ -63,7 +64,7 @@ def stackroom(*arguments: str, environment: str = "sandbox", timeout: float = 30
     )
 
 
-def plan(environment: str = "sandbox") -> set[str]:
+def plan(environment: str = ENVIRONMENT) -> set[str]:
     """The steps that would change something; the exit code has to agree with them."""
     done = stackroom("plan", "--json", environment=environment)
     assert done.returncode in (0, 2), done.stderr
@@ -72,7 +73,7 @@ def plan(environment: str = "sandbox") -> set[str]:
     return changes
 
 
-def deploy(*options: str, environment: str = "sandbox") -> Done:
+def deploy(*options: str, environment: str = ENVIRONMENT) -> Done:
     return stackroom("deploy", "--yes", *options, environment=environment)
 
 
@@ -159,9 +160,9 @@ def chain(tool: str, name: str) -> list[str]:
 @contextlib.contextmanager
 def changed_environment(**edits: Callable[[str], str]) -> Iterator[str]:
     """A copy of the environment with edited files: settings=..., developers=...; its name."""
-    folder = INVENTORY / "sandbox-changed"
+    folder = INVENTORY / CHANGED
     shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(INVENTORY / "sandbox", folder, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(layout.ENVIRONMENT, folder, ignore=shutil.ignore_patterns("__pycache__"))
     try:
         for name, edit in edits.items():
             path = folder / f"{name}.toml"
@@ -182,7 +183,7 @@ class Attempt:
     lines: list[tuple[float, str]] = field(default_factory=list)
 
     @classmethod
-    def start(cls, *options: str, environment: str = "sandbox") -> Attempt:
+    def start(cls, *options: str, environment: str = ENVIRONMENT) -> Attempt:
         process = subprocess.Popen(
             [str(STACKROOM), "-e", environment, "deploy", "--yes", *options],
             cwd=ROOT,

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 from hands import HARDENED, Attempt, changed_environment, deploy, holds, on_host, plan, ssh, until
 
+from ops.sandbox.layout import ipv4, ipv6
 from ops.settings import Environment
 
 pytestmark = pytest.mark.sandbox
@@ -25,7 +26,7 @@ def rules() -> str:
 
 
 def without_operator(text: str) -> str:
-    return text.replace('"198.51.100.1", "2001:db8::1"', '"198.51.100.200"')
+    return text.replace(f'"{ipv4(1)}", "{ipv6(1)}"', f'"{ipv4(200)}"')
 
 
 @pytest.fixture
@@ -42,7 +43,7 @@ def test_a_lockout_is_refused_and_changes_nothing(deployed: Environment) -> None
         planned = deploy(environment=name)
 
     assert planned.returncode == 6, planned.stderr
-    assert "198.51.100.1," in planned.stderr
+    assert f"{ipv4(1)}," in planned.stderr
     assert "--force-lockout" in planned.stderr
     assert rules() == before
     assert not holds(PENDING)

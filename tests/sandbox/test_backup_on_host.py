@@ -28,6 +28,7 @@ from backup_hands import (
     write_points,
 )
 from hands import (
+    ENVIRONMENT,
     NAME,
     changed_environment,
     deploy,
@@ -85,7 +86,7 @@ def test_the_unit_makes_a_backup(deployed: Environment, points: int) -> None:
     run = made["tags"][0].removeprefix("run=")
     manifest = json.loads(restic("dump", made["short_id"], f"{BASE}/current/manifest.json"))
     assert manifest["run"] == run
-    assert manifest["environment"] == "sandbox"
+    assert manifest["environment"] == ENVIRONMENT
     assert set(manifest["sources"]) == {"qdrant", "edge", "settings"}
     (collection,) = [
         each for each in manifest["sources"]["qdrant"]["collections"] if each["name"] == COLLECTION
@@ -239,7 +240,7 @@ def test_a_bar_is_drawn_on_a_terminal(deployed: Environment) -> None:
     """`script` gives it one, as a person's shell does."""
     program = Path(sys.executable).with_name("stackroom")
     done = subprocess.run(
-        ["script", "-qec", f"{program} -e sandbox backup run", "/dev/null"],
+        ["script", "-qec", f"{program} -e {ENVIRONMENT} backup run", "/dev/null"],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

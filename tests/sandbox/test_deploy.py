@@ -11,6 +11,7 @@ import time
 import pytest
 from conftest import KILLED_WHILE, FirstDeploy, keeping
 from hands import (
+    ENVIRONMENT,
     HOST,
     INVENTORY,
     ROOT,
@@ -23,6 +24,7 @@ from hands import (
     until,
 )
 
+from ops.sandbox.layout import ipv4
 from ops.settings import Environment
 
 pytestmark = pytest.mark.sandbox
@@ -75,7 +77,10 @@ def test_a_second_deploy_changes_nothing(deployed: Environment) -> None:
 
 def test_pyinfra_by_hand_changes_nothing_either(deployed: Environment) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "pyinfra", "-y", "-vvv", "inventory/sandbox/hosts.py", "deploy.py"],
+        [
+            *(sys.executable, "-m", "pyinfra", "-y", "-vvv"),
+            *(f"inventory/{ENVIRONMENT}/hosts.py", "deploy.py"),
+        ],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -123,11 +128,11 @@ def test_a_machine_that_does_not_answer(deployed: Environment) -> None:
     with changed_environment() as name:
         hosts = INVENTORY / name / "hosts.py"
         text = hosts.read_text(encoding="utf-8")
-        hosts.write_text(text.replace(HOST, "198.51.100.99"), encoding="utf-8")
+        hosts.write_text(text.replace(HOST, ipv4(99)), encoding="utf-8")
         done = stackroom("plan", environment=name)
 
     assert done.returncode == 4, done.stderr
-    assert "198.51.100.99" in done.stderr
+    assert ipv4(99) in done.stderr
 
 
 def test_a_mistake_in_the_settings_touches_nothing(deployed: Environment) -> None:
@@ -138,13 +143,13 @@ def test_a_mistake_in_the_settings_touches_nothing(deployed: Environment) -> Non
     assert "qdrnt" in done.stderr
 
 
-HOLD = """
+HOLD = f"""
 import sys, time
 from pathlib import Path
 from ops.clients.ssh import Remote
 from ops.deploy.lock import hold_lock
 from ops.settings import load_environment
-with hold_lock(Remote(load_environment(Path("inventory/sandbox"))), "a long deploy"):
+with hold_lock(Remote(load_environment(Path("inventory/{ENVIRONMENT}"))), "a long deploy"):
     print("held", flush=True)
     time.sleep(60)
 """

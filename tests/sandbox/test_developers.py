@@ -20,6 +20,8 @@ from typing import Any
 
 import pytest
 from hands import (
+    CHANGED,
+    ENVIRONMENT,
     HOST,
     HOST_IPV6,
     INVENTORY,
@@ -37,6 +39,7 @@ from hands import (
 
 from ops.clients.ssh import Completed
 from ops.sandbox import Client, client
+from ops.sandbox.layout import ipv4, ipv6
 from ops.sandbox.visit import open_ports
 from ops.settings import Environment, load_environment
 
@@ -96,7 +99,7 @@ class Member:
         return Member(self.name, self.machine, folder)
 
 
-def developer(*words: str, environment: str = "sandbox-changed") -> Done:
+def developer(*words: str, environment: str = CHANGED) -> Done:
     started = time.monotonic()
     done = stackroom("developer", *words, environment=environment)
     print(f"developer {' '.join(words[:2])}: {time.monotonic() - started:.1f} s")
@@ -153,9 +156,9 @@ def changed(deployed: Environment) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def machines(changed: str) -> Iterator[list[Client]]:
     with (
-        client("reader", "198.51.100.41", "2001:db8::41") as reader,
-        client("writer", "198.51.100.42", "2001:db8::42") as writer,
-        client("ranger", "198.51.100.43", "2001:db8::43") as ranger,
+        client("reader", ipv4(41), ipv6(41)) as reader,
+        client("writer", ipv4(42), ipv6(42)) as writer,
+        client("ranger", ipv4(43), ipv6(43)) as ranger,
     ):
         yield [reader, writer, ranger]
 
@@ -165,9 +168,9 @@ def team(machines: list[Client], tmp_path_factory: pytest.TempPathFactory) -> di
     """rita reads from an IPv4 address, wim writes from both, rolf reads notes from IPv6 alone."""
     kits = tmp_path_factory.mktemp("kits")
     rights = {
-        "rita": (["198.51.100.41"], "read", LIBRARY),
-        "wim": (["198.51.100.42/32", "2001:db8::42"], "write", f"{LIBRARY},{NOTES}"),
-        "rolf": (["2001:db8::43/128"], "read", NOTES),
+        "rita": ([ipv4(41)], "read", LIBRARY),
+        "wim": ([f"{ipv4(42)}/32", ipv6(42)], "write", f"{LIBRARY},{NOTES}"),
+        "rolf": ([f"{ipv6(43)}/128"], "read", NOTES),
     }
     members = {}
     for (name, (addresses, access, named)), machine in zip(rights.items(), machines, strict=True):
@@ -233,7 +236,7 @@ def test_an_account_is_for_tunnels_and_nothing_else(team: dict[str, Member]) -> 
     prohibited = "administratively prohibited"
     # -W opens what -L opens, without a port of its own
     assert "401" in ssh(wim, "-W", "127.0.0.1:6333", HOST, stdin=PLAIN_REQUEST).stdout
-    for other in ("127.0.0.1:22", "127.0.0.1:2019", "[::1]:6333", f"{HOST}:443", "198.51.100.1:22"):
+    for other in ("127.0.0.1:22", "127.0.0.1:2019", "[::1]:6333", f"{HOST}:443", f"{ipv4(1)}:22"):
         assert prohibited in ssh(wim, "-W", other, HOST).stderr, other
 
     for words in ((HOST, "id"), (HOST,), ("-s", HOST, "sftp")):
@@ -263,7 +266,7 @@ def test_the_audit_knows_them_and_who_was_seen(team: dict[str, Member]) -> None:
     done = developer("audit", "--json")
     document = json.loads(good(done))
     rows = {(row["who"], row["source"]): row for row in document["rows"]}
-    wim = rows["wim", "2001:db8::42/128"]
+    wim = rows["wim", f"{ipv6(42)}/128"]
     assert (wim["ports"], wim["account"], wim["rights"]) == ([22, 443], "dev-wim", "write")
     assert set(wim["collections"]) == {LIBRARY, NOTES}
     assert re.match(r"\d{4}-", str(wim["last_seen"]))
@@ -278,9 +281,9 @@ def test_the_same_file_edited_by_hand_and_deployed_does_the_same(
     before = path.read_text()
     lowered = before.replace('access = "write"', 'access = "read"')
     assert lowered != before
-    path.write_text(lowered + '\n[developers.hand]\naddresses = ["198.51.100.99"]\n')
+    path.write_text(lowered + f'\n[developers.hand]\naddresses = ["{ipv4(99)}"]\n')
     good(deploy(environment=changed))
-    assert "198.51.100.99" in on_host("iptables -S")
+    assert ipv4(99) in on_host("iptables -S")
     assert wim.ask("POST", SCROLL, READ) == 401
     wim.kit = wim.kit.with_name("lowered")
     good(developer("kit", "wim", "--to", str(wim.kit)))
@@ -298,9 +301,9 @@ def test_the_same_file_edited_by_hand_and_deployed_does_the_same(
 
 def test_an_address_that_changes(team: dict[str, Member]) -> None:
     rolf = team["rolf"]
-    good(developer("ip", "add", "rolf", "198.51.100.43", "--yes"))
+    good(developer("ip", "add", "rolf", ipv4(43), "--yes"))
     assert reached(rolf) == {(family, port) for family in ("v4", "v6") for port in (22, 443)}
-    good(developer("ip", "remove", "rolf", "2001:db8::43", "--yes"))
+    good(developer("ip", "remove", "rolf", ipv6(43), "--yes"))
     assert reached(rolf) == {("v4", 22), ("v4", 443)}
 
 
@@ -361,14 +364,14 @@ def test_a_file_with_mistakes_is_told_line_by_line(team: dict[str, Member], chan
     path = INVENTORY / changed / "developers.toml"
     before = path.read_text()
     wrong = (
-        '\n[developers.one]\naddresses = ["198.51.100.41", "0.0.0.0/0"]\n'
-        '\n[developers.two]\naddresses = ["198.51.100.98"]\n'
+        f'\n[developers.one]\naddresses = ["{ipv4(41)}", "0.0.0.0/0"]\n'
+        f'\n[developers.two]\naddresses = ["{ipv4(98)}"]\n'
         'keys = ["-----BEGIN OPENSSH PRIVATE KEY-----"]\n'
-        '\n[developers.three]\naddresses = ["198.51.100.97/24"]\ncollection = ["x"]\n'
+        f'\n[developers.three]\naddresses = ["{ipv4(97)}/24"]\ncollection = ["x"]\n'
     )
     path.write_text(before + wrong)
     try:
-        for words in (("list",), ("add", "four", "--ip", "198.51.100.96", "--yes"), ("audit",)):
+        for words in (("list",), ("add", "four", "--ip", ipv4(96), "--yes"), ("audit",)):
             done = developer(*words)
             assert done.returncode == 3, done.stdout
             for told in ("anywhere = true", "private key", "host bits", "collections"):
@@ -380,7 +383,7 @@ def test_a_file_with_mistakes_is_told_line_by_line(team: dict[str, Member], chan
 @contextlib.contextmanager
 def second_checkout(changed: str) -> Iterator[str]:
     """The inventory as another operator has it on their own machine."""
-    folder = INVENTORY / "sandbox-changed-too"
+    folder = INVENTORY / f"{ENVIRONMENT}-changed-too"
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(INVENTORY / changed, folder, ignore=shutil.ignore_patterns("__pycache__"))
     try:
@@ -395,15 +398,15 @@ def test_two_operators_at_once(team: dict[str, Member], changed: str, tmp_path: 
         return developer(*words, environment=environment)
 
     with second_checkout(changed) as other, ThreadPoolExecutor() as pool:
-        first = pool.submit(add, changed, "first", "198.51.100.71")
-        second = pool.submit(add, other, "second", "198.51.100.72")
+        first = pool.submit(add, changed, "first", ipv4(71))
+        second = pool.submit(add, other, "second", ipv4(72))
         codes = {changed: first.result(), other: second.result()}
         winners = [name for name, done in codes.items() if done.returncode == 0]
         assert len(winners) == 1, {name: done.stderr for name, done in codes.items()}
         (loser,) = codes.keys() - set(winners)
         assert codes[loser].returncode in (3, 5), codes[loser].stderr
         # and later, from a checkout that does not know of it
-        late = add(loser, "late", "198.51.100.73")
+        late = add(loser, "late", ipv4(73))
         assert late.returncode == 3
         assert "git pull" in late.stderr
         good(developer("audit", environment=winners[0]))
@@ -417,7 +420,7 @@ def test_what_somebody_made_by_hand_is_seen_and_stops_the_verbs(
 ) -> None:
     """A rule, a token in Qdrant's list, and a key of an account that nobody in the file has."""
     environment = load_environment(INVENTORY / changed)
-    on_host("iptables -I DOCKER-USER -s 198.51.100.66 -j ACCEPT")
+    on_host(f"iptables -I DOCKER-USER -s {ipv4(66)} -j ACCEPT")
     strange = {"token": "of-nobody.0123456789abcdef", "developer": "mallory"}
     point = {"id": 77, "vector": {}, "payload": strange}
     path = "/collections/stackroom_access/points?wait=true"
@@ -430,19 +433,19 @@ def test_what_somebody_made_by_hand_is_seen_and_stops_the_verbs(
         assert done.returncode == 2
         told = [(each["person"], each["text"]) for each in json.loads(done.stdout)["differences"]]
         assert len(told) == 3, told
-        assert any("198.51.100.66" in text for _, text in told)
+        assert any(ipv4(66) in text for _, text in told)
         assert any(name == "mallory" and "token" in text for name, text in told)
         assert any("SHA256:" in text and "root" in text for _, text in told)
-        words = ("add", "eve", "--ip", "198.51.100.74", "--to", str(tmp_path / "eve"), "--yes")
+        words = ("add", "eve", "--ip", ipv4(74), "--to", str(tmp_path / "eve"), "--yes")
         refused = developer(*words)
         assert refused.returncode == 3
-        assert "198.51.100.66" in refused.stderr
+        assert ipv4(66) in refused.stderr
         assert "[developers.eve]" not in (INVENTORY / changed / "developers.toml").read_text()
     finally:
         on_host(f"cp -a /tmp/kept {keys}; rm /tmp/kept")
         done = deploy(environment=changed)
     good(done)
-    assert "198.51.100.66" not in on_host("iptables -S DOCKER-USER")
+    assert ipv4(66) not in on_host("iptables -S DOCKER-USER")
     good(developer("audit"))
 
 
@@ -453,7 +456,7 @@ def test_an_apply_that_cannot_end_leaves_the_file_as_it_was(
     before = path.read_text()
     on_host(f"docker stop {QDRANT}")
     try:
-        words = ("add", "eve", "--ip", "198.51.100.74", "--collections", LIBRARY)
+        words = ("add", "eve", "--ip", ipv4(74), "--collections", LIBRARY)
         done = developer(*words, "--to", str(tmp_path / "eve"), "--yes")
         assert done.returncode not in (0, 70), done.stdout + done.stderr
         assert path.read_text() == before
@@ -517,7 +520,7 @@ def test_whoever_is_past_their_last_day_goes_with_the_next_change(
 
 def test_nothing_is_left_of_those_who_went(team: dict[str, Member], changed: str) -> None:
     left = on_host("iptables -S; ip6tables -S; cat /etc/ufw/user*.rules /etc/ufw/after*.rules")
-    for trace in ("198.51.100.4", "2001:db8::42", "2001:db8::43"):
+    for trace in (*(ipv4(last) for last in (41, 42, 43)), ipv6(42), ipv6(43)):
         assert trace not in left
     assert "dev-" not in on_host("getent passwd")
     assert plan(changed) == set()

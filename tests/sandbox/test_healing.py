@@ -8,6 +8,7 @@ import pytest
 from hands import deploy, holds, on_host, plan, qdrant
 
 from ops.sandbox import client
+from ops.sandbox.layout import ipv4, ipv6
 from ops.sandbox.visit import open_ports
 from ops.settings import Environment
 
@@ -90,15 +91,15 @@ NO_UPGRADES = Damage(
 )
 RULE_ADDED = Damage(
     "a UFW rule for a stranger",
-    "ufw allow from 198.51.100.66",
+    f"ufw allow from {ipv4(66)}",
     {ACCESS},
-    "! iptables -S | grep -q 198.51.100.66 && ! grep -q 198.51.100.66 /etc/ufw/user.rules",
+    f"! iptables -S | grep -q {ipv4(66)} && ! grep -q {ipv4(66)} /etc/ufw/user.rules",
 )
 RULE_DELETED = Damage(
     "a UFW rule deleted",
-    "ufw --force delete allow from 2001:db8::21 to any port 22 proto tcp",
+    f"ufw --force delete allow from {ipv6(21)} to any port 22 proto tcp",
     {ACCESS},
-    "ip6tables -S ufw6-user-input | grep -q '2001:db8::21/128 .*dport 22 -j ACCEPT'",
+    f"ip6tables -S ufw6-user-input | grep -q '{ipv6(21)}/128 .*dport 22 -j ACCEPT'",
 )
 CHAINS_FLUSHED = Damage(
     "the container chains flushed",

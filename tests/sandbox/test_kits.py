@@ -16,10 +16,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hands import HOST_IPV6, INVENTORY, Done, changed_environment, deploy, plan, qdrant, stackroom
+from hands import (
+    HOST,
+    HOST_IPV6,
+    INVENTORY,
+    Done,
+    changed_environment,
+    deploy,
+    plan,
+    qdrant,
+    stackroom,
+)
 
 from ops.clients.ssh import Completed
 from ops.sandbox.client import Client
+from ops.sandbox.layout import ipv4, ipv6
 from ops.sandbox.workstation import HOME, lay_files, workstation
 from ops.settings import Environment
 
@@ -77,7 +88,7 @@ def way(deployed: Environment, request: pytest.FixtureRequest) -> Iterator[Way]:
         with changed_environment(**edits) as name:
             if family == "v6":
                 hosts = INVENTORY / name / "hosts.py"
-                hosts.write_text(hosts.read_text().replace("198.51.100.10", HOST_IPV6))
+                hosts.write_text(hosts.read_text().replace(HOST, HOST_IPV6))
             done = deploy(environment=name)
             assert done.returncode == 0, done.stdout + done.stderr
             yield Way(name, family, mode)
@@ -114,7 +125,7 @@ def team(way: Way, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[st
         "lars": ("read", "knowledge_library"),
     }
     machines = [
-        workstation(name, f"198.51.100.{number}", f"2001:db8::{number}")
+        workstation(name, ipv4(number), ipv6(number))
         for number, name in enumerate(rights, start=31)
     ]
     with machines[0] as first, machines[1] as second, machines[2] as third:

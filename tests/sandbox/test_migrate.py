@@ -8,7 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hands import qdrant, stackroom
+from hands import (
+    ENVIRONMENT,
+    qdrant,
+    stackroom,
+)
 from qdrant_client import QdrantClient
 from qdrant_client.models import Distance, PointStruct, VectorParams
 
@@ -53,7 +57,7 @@ def test_a_folder_comes_to_the_machine(
     deployed: Environment, laptop: Path, tmp_path: Path, tidy: None
 ) -> None:
     state = ("--state", str(tmp_path / "state"))
-    ends = ("--from", str(laptop), "--to", "sandbox")
+    ends = ("--from", str(laptop), "--to", ENVIRONMENT)
     named = ("--collection", "moved_notes", "--as", "moved_notes_2", "--alias", "moved_alias")
 
     planned = stackroom("migrate", "plan", *ends, *named, "--json")

@@ -24,6 +24,7 @@ from hands import (
 )
 
 from ops.sandbox import Client, client
+from ops.sandbox.layout import ipv4, ipv6
 from ops.sandbox.visit import open_ports, watching
 from ops.settings import Environment
 
@@ -109,8 +110,8 @@ def test_a_new_developer_gets_in_and_a_stranger_does_not_meanwhile(
     machines: tuple[Client, Client], unchanged: None
 ) -> None:
     allowed, denied = machines
-    eve = '\n[developers.eve]\naddresses = ["198.51.100.77"]\n'
-    with client("eve", "198.51.100.77", "2001:db8::77") as new:
+    eve = f'\n[developers.eve]\naddresses = ["{ipv4(77)}"]\n'
+    with client("eve", ipv4(77), ipv6(77)) as new:
         with (
             watching(denied, (22, 443), workers=8, period=0.4, seconds=120) as stranger,
             watching(allowed, (443,), workers=2, period=0.5, seconds=120) as developer,
@@ -133,11 +134,11 @@ def test_rules_that_somebody_changes_let_no_stranger_in_meanwhile(
 ) -> None:
     _, denied = machines
     with watching(denied, (22, 443), workers=8, period=0.4, seconds=60) as stranger:
-        on_host("ufw allow from 198.51.100.99 to any port 22 proto tcp")
+        on_host(f"ufw allow from {ipv4(99)} to any port 22 proto tcp")
         on_host("ufw limit 2222/tcp")
         on_host("ufw --force delete limit 2222/tcp")
         done = deploy()
 
     assert done.returncode == 0
-    assert "198.51.100.99" not in on_host("ufw status")
+    assert ipv4(99) not in on_host("ufw status")
     assert stranger.opened == []

@@ -7,7 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hands import HARDENED, NAME
+from hands import (
+    HARDENED,
+    HOST,
+    NAME,
+)
 
 from ops.render.files import RenderedFile
 from ops.render.host import base_files, ssh_files
@@ -18,7 +22,7 @@ pytestmark = pytest.mark.sandbox
 WriteEnvironment = Callable[..., Path]
 AS_OPERATOR = (
     "from ops.settings import machines\n"
-    'hosts = machines(__file__, address="198.51.100.10", user="stackroom")\n'
+    f'hosts = machines(__file__, address="{HOST}", user="stackroom")\n'
 )
 
 

@@ -10,6 +10,7 @@ import pytest
 from hands import EDGE, NAME, QDRANT, deploy, healthy, holds, on_host, plan, qdrant, ssh, until
 
 from ops.sandbox import client
+from ops.sandbox.layout import ipv4
 from ops.sandbox.visit import Watch, open_ports, watching
 from ops.settings import Environment
 
@@ -40,7 +41,7 @@ def restarted(deployed: Environment) -> Iterator[Restart]:
     on_host("stackroom-guard arm 170")
     # the lockout that nobody would get out of: another port, and no rule for the operator
     on_host(f"echo 'Port 2222' >>{DROP_IN}")
-    on_host("ufw --force delete allow from 198.51.100.1 to any port 22 proto tcp")
+    on_host(f"ufw --force delete allow from {ipv4(1)} to any port 22 proto tcp")
     assert stored_rules() != before
     with client("denied") as denied, watching(denied, workers=2, period=0.5, seconds=170) as watch:
         subprocess.run(["docker", "restart", NAME], check=True, capture_output=True)

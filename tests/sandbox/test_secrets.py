@@ -12,7 +12,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from hands import EDGE, NAME, QDRANT, ROOT, changed_environment, on_host, stackroom
+from hands import (
+    EDGE,
+    ENVIRONMENT,
+    NAME,
+    QDRANT,
+    ROOT,
+    changed_environment,
+    on_host,
+    stackroom,
+)
 
 from ops.settings import Environment
 
@@ -77,7 +86,7 @@ def test_no_output_and_no_process_list_while_secrets_are_written(
         by_hand = subprocess.run(
             [
                 *(sys.executable, "-m", "pyinfra", "-y", "-vvv", "--diff"),
-                *("inventory/sandbox/hosts.py", "deploy.py"),
+                *(f"inventory/{ENVIRONMENT}/hosts.py", "deploy.py"),
             ],
             cwd=ROOT,
             capture_output=True,

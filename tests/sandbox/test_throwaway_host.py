@@ -11,17 +11,18 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from hands import ENVIRONMENT, HOST, HOST_IPV6, NAME
 
 from ops import sandbox as room
 from ops.errors import StackroomError
 from ops.sandbox import archive, build
 from ops.sandbox.host import OWN_CAS
+from ops.sandbox.layout import ipv4, ipv6
 from ops.settings import load_environment
 
 pytestmark = pytest.mark.sandbox
 
-NAME = "stackroom-sandbox"
-BOTH = pytest.mark.parametrize("address", ["198.51.100.10", "2001:db8::10"])
+BOTH = pytest.mark.parametrize("address", [HOST, HOST_IPV6])
 
 
 def shell(command: str, *, into: str = NAME) -> str:
@@ -48,7 +49,7 @@ def ssh(sandbox: room.Sandbox, address: str, command: str) -> subprocess.Complet
         [
             *("ssh", "-F", "none", "-i", str(sandbox.key), "-o", "IdentitiesOnly=yes"),
             *("-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=yes", "-o", "LogLevel=ERROR"),
-            *("-o", f"UserKnownHostsFile={known}", "-o", "HostKeyAlias=198.51.100.10"),
+            *("-o", f"UserKnownHostsFile={known}", "-o", f"HostKeyAlias={HOST}"),
             *("-o", "ConnectTimeout=10", f"root@{address}", command),
         ],
         capture_output=True,
@@ -86,17 +87,17 @@ def test_a_second_up_changes_nothing(sandbox: room.Sandbox) -> None:
 def test_the_environment_leads_to_it(sandbox: room.Sandbox) -> None:
     environment = load_environment(sandbox.environment)
 
-    assert environment.name == "sandbox"
+    assert environment.name == ENVIRONMENT
     assert environment.machine.address == sandbox.ipv4
     assert environment.machine.key == str(sandbox.key)
-    assert "198.51.100.66/32" not in environment.settings.addresses()
+    assert f"{ipv4(66)}/32" not in environment.settings.addresses()
 
 
 def test_status_is_readable_by_programs(sandbox: room.Sandbox) -> None:
     status = json.loads(room.status().to_json())
 
     assert (status["exists"], status["running"]) == (True, True)
-    assert status["address"] == "198.51.100.10"
+    assert status["address"] == HOST
     assert status["systemd"] in ("running", "degraded")
 
 
@@ -187,12 +188,12 @@ def test_clients_are_seen_under_their_addresses(sandbox: room.Sandbox) -> None:
         docker("exec", "--detach", allowed.container, "python3", "-c", SERVE_ONE)
         seen = [denied.run(["python3", "-c", ASK, to]) for to in (allowed.ipv4, allowed.ipv6)]
 
-    assert [one.stdout.strip() for one in seen] == ["::ffff:198.51.100.66", "2001:db8::66"], seen
+    assert [one.stdout.strip() for one in seen] == [f"::ffff:{ipv4(66)}", ipv6(66)], seen
     assert f"{NAME}-client" not in docker("ps", "--all", "--format", "{{.Names}}")
 
 
 def test_a_client_that_hangs_is_ended(sandbox: room.Sandbox) -> None:
-    with room.client("third", "198.51.100.77", "2001:db8::77") as third:
+    with room.client("third", ipv4(77), ipv6(77)) as third:
         assert third.run(["sleep", "60"], timeout=0.2).returncode == 124
         assert third.run(["cat"], stdin="through stdin").stdout == "through stdin"
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ipaddress
+import json
+import os
 import runpy
 import stat
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -196,6 +199,45 @@ def test_the_committed_half_points_at_the_sandbox() -> None:
 
     assert address == layout.HOST_IPV4
     assert data["ssh_key"] == str(layout.KEY)
+
+
+def test_a_second_machine_shares_no_name_and_no_address_with_the_first() -> None:
+    script = (
+        "import json, os; from ops.sandbox import layout as l;"
+        "print(json.dumps([l.NAME, l.OWNED, *l.VOLUMES, l.HOST_IPV4, l.HOST_IPV6,"
+        " l.NETWORK_IPV4, l.NETWORK_IPV6, l.ENVIRONMENT.name]))"
+    )
+
+    def names(which: str) -> list[str]:
+        done = subprocess.run(
+            [sys.executable, "-c", script],
+            env={**os.environ, "STACKROOM_SANDBOX": which},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        told: list[str] = json.loads(done.stdout)
+        return told
+
+    first, second = names("sandbox"), names("second")
+    assert not set(first) & set(second)
+    for at in (-3, -2):
+        networks = (ipaddress.ip_network(one[at]) for one in (first, second))
+        assert not next(networks).overlaps(next(networks))
+
+
+def test_a_machine_that_there_is_not_is_refused_by_name() -> None:
+    done = subprocess.run(
+        [Path(sys.executable).with_name("stackroom"), "sandbox", "status"],
+        env={**os.environ, "STACKROOM_SANDBOX": "third"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 3
+    assert "STACKROOM_SANDBOX=third" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.fixture
