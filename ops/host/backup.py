@@ -118,16 +118,18 @@ def _unpack(bundle: Bundle, source: str) -> Commands:
 
 
 def _install(lock: str, environment: str, python: str) -> StringCommand:
-    """An environment with exactly the locked packages, none of them built here."""
-    new = f"{environment}.new"
+    """An environment with exactly the locked packages, none of them built here.
+
+    In a folder of its own: what a deploy that was killed left running may still be at work.
+    """
     script = (
-        f"set -e; rm -rf {new}; {python} -m venv {new};"
+        f"set -e; new=$(mktemp -d --suffix=.new {environment}.XXXXXX); {python} -m venv $new;"
         # the machine's own authorities: its way out may be re-signed
-        f" PIP_CERT=/etc/ssl/certs/ca-certificates.crt {new}/bin/python -m pip install --quiet"
+        " PIP_CERT=/etc/ssl/certs/ca-certificates.crt $new/bin/python -m pip install --quiet"
         " --disable-pip-version-check --no-input --no-cache-dir --require-hashes"
         f" --only-binary=:all: -r {lock};"
-        f" {new}/bin/python -c {shlex.quote(PROBE)}; sync; rm -rf {environment};"
-        f" mv {new} {environment}"
+        f" $new/bin/python -c {shlex.quote(PROBE)}; chmod 755 $new; sync;"
+        f" rm -rf {environment}; mv -T $new {environment}"
     )
     return StringCommand(f"sh -c {shlex.quote(script)}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -69,3 +70,28 @@ def test_the_version_before_stays(
     subprocess.run(["sh", "-c", script], check=True)
     kept = {"venv-now"} if len(venvs) == 1 else {"venv-now", "venv-b"}
     assert {path.name for path in tmp_path.iterdir()} == stays | kept
+
+
+PYTHON = """#!/bin/sh
+# stands for the host's python3: -m venv makes an interpreter that is this script again
+case "$2" in
+  venv) mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
+  pip) here=$(dirname "$(dirname "$0")"); echo a >"$here/one"; sleep 0.5; echo b >"$here/two" ;;
+esac
+"""
+
+
+def test_an_install_that_a_killed_deploy_left_at_work_harms_no_other(tmp_path: Path) -> None:
+    python = tmp_path / "python3"
+    python.write_text(PYTHON)
+    python.chmod(0o755)
+    environment = tmp_path / "venv-now"
+    made = backup._install("lock", str(environment), str(python)).get_raw_value()
+    assert isinstance(made, str)
+    left = subprocess.Popen(["sh", "-c", made])
+    time.sleep(0.2)
+    after = subprocess.run(["sh", "-c", made], check=False)
+    assert (left.wait(10), after.returncode) == (0, 0)
+    assert {path.name for path in environment.iterdir()} == {"bin", "one", "two"}
+    assert environment.stat().st_mode & 0o777 == 0o755
+    assert not list(tmp_path.glob("*.new"))
