@@ -19,8 +19,8 @@ from ops.sandbox.layout import (
     GATEWAY_IPV6,
     HOST_IPV4,
     KEY,
-    NETWORKS,
     PATTERN,
+    ipv4,
 )
 from ops.settings import ensure_secrets, load_environment
 
@@ -91,8 +91,7 @@ def _copy_pattern(folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     _write_if_changed(folder / "settings.toml", (PATTERN / "settings.toml").read_text("utf-8"))
     hosts = (PATTERN / "hosts.py").read_text("utf-8")
-    written_there = f"{NETWORKS['sandbox'][0]}10"
-    _write_if_changed(folder / "hosts.py", hosts.replace(written_there, HOST_IPV4))
+    _write_if_changed(folder / "hosts.py", hosts.replace(ipv4(10, "sandbox"), HOST_IPV4))
 
 
 def forget_host_keys(folder: Path = ENVIRONMENT) -> None:

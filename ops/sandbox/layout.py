@@ -11,8 +11,8 @@ import os
 from ops.errors import SettingsError
 from ops.render.files import ROOT
 
-# what an address begins with, by the machine's own name
-NETWORKS = {"sandbox": ("198.51.100.", "2001:db8::"), "second": ("192.0.2.", "2001:db8:0:2::")}
+# by the machine's own name: where its half of 198.51.100.0/24 begins, and its IPv6 prefix
+NETWORKS = {"sandbox": (0, "2001:db8::"), "second": (128, "2001:db8:0:2::")}
 WHICH = os.environ.get("STACKROOM_SANDBOX") or "sandbox"
 if WHICH not in NETWORKS:
     raise SettingsError(
@@ -21,14 +21,14 @@ if WHICH not in NETWORKS:
     )
 
 
-def ipv4(last: int) -> str:
-    """The address on the machine's network that ends with this number, 1 to 254."""
-    return f"{NETWORKS[WHICH][0]}{last}"
+def ipv4(number: int, which: str = WHICH) -> str:
+    """The address with this number, 1 to 126, on a machine's network."""
+    return f"198.51.100.{NETWORKS[which][0] + number}"
 
 
-def ipv6(last: int) -> str:
-    """The same over IPv6, with the number's decimal digits as they are."""
-    return f"{NETWORKS[WHICH][1]}{last}"
+def ipv6(number: int, which: str = WHICH) -> str:
+    """The same over IPv6; it ends with the number's decimal digits."""
+    return f"{NETWORKS[which][1]}{number}"
 
 
 STATE = ROOT / ".stackroom" / "sandbox"  # keys, images and logs; all machines share them
@@ -43,7 +43,7 @@ LABEL = "stackroom.sandbox=true"  # of images; a container that a person makes f
 OWNED = f"stackroom.machine={WHICH}"  # of the containers, volumes and networks that `down` removes
 IMAGES = "stackroom-sandbox"  # every image of ours is <IMAGES>/<name>:<hash of its inputs>
 
-NETWORK_IPV4 = f"{ipv4(0)}/24"
+NETWORK_IPV4 = f"{ipv4(0)}/25"
 NETWORK_IPV6 = f"{NETWORKS[WHICH][1]}/64"
 GATEWAY_IPV4, GATEWAY_IPV6 = ipv4(1), ipv6(1)  # this machine, as the sandbox sees it: the operator
 DEPUTY_IPV4 = ipv4(91)  # of a second operator, who opens the recovery file too

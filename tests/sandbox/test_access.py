@@ -26,7 +26,7 @@ def rules() -> str:
 
 
 def without_operator(text: str) -> str:
-    return text.replace(f'"{ipv4(1)}", "{ipv6(1)}"', f'"{ipv4(200)}"')
+    return text.replace(f'"{ipv4(1)}", "{ipv6(1)}"', f'"{ipv4(98)}"')
 
 
 @pytest.fixture

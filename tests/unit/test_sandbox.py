@@ -70,7 +70,7 @@ def test_capabilities_stand_at_their_bit() -> None:
 
 @pytest.mark.parametrize(
     "route",
-    ["198.51.100.0/24", "198.51.100.128/25", "198.51.0.0/16", "198.51.100.10", "2001:db8::/32"],
+    ["198.51.100.0/24", "198.51.100.64/26", "198.51.0.0/16", "198.51.100.10", "2001:db8::/32"],
 )
 def test_a_range_that_is_routed_elsewhere_is_named(route: str) -> None:
     assert clashes([{"dst": route, "dev": "tun0"}], "br-own") == [f"{route} through tun0"]
@@ -80,6 +80,7 @@ def test_other_routes_are_no_clash() -> None:
     routes = [
         {"dst": "default", "dev": "eth0"},
         {"dst": "198.51.101.0/24", "dev": "eth0"},
+        {"dst": "198.51.100.128/25", "dev": "br-second"},
         {"dst": "fe80::/64", "dev": "eth0"},
         {"dst": "198.51.100.0/24", "dev": "br-own"},
         {"dst": "2001:db8::/64", "dev": "br-own"},
