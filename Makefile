@@ -1,6 +1,6 @@
 # The commands of a working day. `make demo` and `make test` install what they need.
 .DEFAULT_GOAL := help
-.PHONY: help demo test lane-quick lane-services lane-faults lane-sandbox test-fast lint check bench lock setup tools
+.PHONY: help demo test lane-quick lane-services lane-faults lane-sandbox lane-second test-fast lint check bench lock setup tools
 BIN := .venv/bin
 
 help: ## what there is
@@ -15,13 +15,13 @@ tools:
 demo: tools ## a bare machine becomes a closed, running server, proven on the screen
 	@$(BIN)/stackroom demo
 
-test: tools ## every test, in four lanes side by side
+test: tools ## every test, in five lanes side by side
 	@$(BIN)/stackroom sandbox engine
-	@echo "four lanes, each shown when it ends: quick, services, faults, the throw-away machine"
-	@$(MAKE) --no-print-directory --jobs=4 --output-sync=target \
-	  lane-sandbox lane-quick lane-services lane-faults
+	@echo "five lanes, each shown when it ends: quick, services, faults, two throw-away machines"
+	@$(MAKE) --no-print-directory --jobs=5 --output-sync=target \
+	  lane-sandbox lane-second lane-quick lane-services lane-faults
 
-# the throw-away machine takes longest, and waits most: the others leave it the processor
+# the throw-away machines take longest, and wait most: the others leave them the processor
 lane-quick: check
 	nice -n 5 $(BIN)/pytest --hypothesis-profile=ci tests/unit tests/render
 
@@ -31,8 +31,15 @@ lane-services:
 lane-faults:
 	nice -n 10 $(BIN)/pytest --hypothesis-profile=ci tests/faults
 
+# about half of the tests, by the time they take; whatever is not named here is the first's
+SECOND := $(patsubst %,tests/sandbox/test_%.py, \
+  backup_offsite backup_on_host developers kits migrate rendered_files runtime)
+
 lane-sandbox:
-	$(BIN)/pytest --durations=20 tests/sandbox
+	$(BIN)/pytest --durations=20 $(addprefix --ignore=,$(SECOND)) tests/sandbox
+
+lane-second:
+	STACKROOM_SANDBOX=second $(BIN)/pytest --durations=20 $(SECOND)
 
 test-fast: tools ## unit, render and contract tests, under a minute
 	$(BIN)/pytest -q -m "not slow" tests/unit tests/render tests/contract
