@@ -17,7 +17,7 @@ from ops import sandbox as room
 from ops.errors import StackroomError
 from ops.sandbox import archive, build
 from ops.sandbox.host import OWN_CAS
-from ops.sandbox.layout import ipv4, ipv6
+from ops.sandbox.layout import IMAGES, ipv4, ipv6
 from ops.settings import load_environment
 
 pytestmark = pytest.mark.sandbox
@@ -226,7 +226,7 @@ def test_an_image_nobody_has_is_built_and_saved_under_its_name(own_archive: Path
 def test_an_archive_is_written_once_and_left_over_names_are_taken_back(own_archive: Path) -> None:
     room.image_archive([PINNED], print)
     written = own_archive.stat().st_mtime_ns
-    built = [name for name in images_of_the_engine() if name.startswith(f"{NAME}/caddy:")]
+    built = [name for name in images_of_the_engine() if name.startswith(f"{IMAGES}/caddy:")]
     docker("tag", built[0], PINNED)  # as a run that was killed leaves it
 
     room.image_archive([PINNED], print)
