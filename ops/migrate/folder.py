@@ -31,7 +31,6 @@ from ops.migrate.side import (
     Record,
     described,
     order,
-    paged,
     without_never_moved,
 )
 
@@ -113,18 +112,6 @@ class Folder:
                 break
         following = found[len(texts)] if len(texts) < len(found) else None
         return Page(b",".join(texts), len(texts), following)
-
-    def scroll(
-        self,
-        name: str,
-        start: PointId | None = None,
-        end: PointId | None = None,
-        *,
-        limit: int = PAGE,
-        vectors: bool = True,
-        payload: bool = True,
-    ) -> Iterator[Page]:
-        return paged(self, name, start, end, limit=limit, vectors=vectors, payload=payload)
 
     def fetch(self, name: str, ids: Sequence[PointId]) -> list[Record]:
         points = self._retrieve(name, sorted(ids, key=order), vectors=True, payload=True)

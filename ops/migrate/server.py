@@ -39,7 +39,6 @@ from ops.migrate.side import (
     Record,
     described,
     order,
-    paged,
     within,
     without_never_moved,
 )
@@ -138,10 +137,14 @@ class Server:
     def ids(
         self, name: str, start: PointId | None = None, end: PointId | None = None
     ) -> Iterator[list[PointId]]:
-        pages = self.scroll(name, start, end, limit=IDS, vectors=False, payload=False)
-        for page in pages:
+        following = start
+        while True:
+            page = self.page(name, following, end, limit=IDS, vectors=False, payload=False)
             if page.count:
                 yield [point["id"] for point in json.loads(b"[%b]" % page.points)]
+            following = page.following
+            if following is None:
+                return
 
     def page(
         self,
@@ -161,18 +164,6 @@ class Server:
             if answer is not None:
                 return cut(answer, limit, end)
             limit = max(1, limit // 4)
-
-    def scroll(
-        self,
-        name: str,
-        start: PointId | None = None,
-        end: PointId | None = None,
-        *,
-        limit: int = PAGE,
-        vectors: bool = True,
-        payload: bool = True,
-    ) -> Iterator[Page]:
-        return paged(self, name, start, end, limit=limit, vectors=vectors, payload=payload)
 
     def fetch(self, name: str, ids: Sequence[PointId]) -> list[Record]:
         body = {"ids": list(ids), "with_vector": True, "with_payload": True}

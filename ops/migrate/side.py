@@ -150,19 +150,6 @@ class Side(Protocol):
         one before `end`."""
         ...
 
-    def scroll(
-        self,
-        name: str,
-        start: PointId | None = None,
-        end: PointId | None = None,
-        *,
-        limit: int = PAGE,
-        vectors: bool = True,
-        payload: bool = True,
-    ) -> Iterator[Page]:
-        """Page after page until `end`. At least one page, which may be empty."""
-        ...
-
     def fetch(self, name: str, ids: Sequence[PointId]) -> list[Record]:
         """These points, in order of their ids; what is not there is left out."""
         ...
@@ -180,25 +167,6 @@ class Side(Protocol):
         ...
 
     def close(self) -> None: ...
-
-
-def paged(
-    side: Side,
-    name: str,
-    start: PointId | None,
-    end: PointId | None,
-    *,
-    limit: int,
-    vectors: bool,
-    payload: bool,
-) -> Iterator[Page]:
-    """`Side.scroll` for every kind of side."""
-    while True:
-        page = side.page(name, start, end, limit=limit, vectors=vectors, payload=payload)
-        yield page
-        if page.following is None:
-            return
-        start = page.following
 
 
 def without_never_moved(aliases: dict[str, str]) -> dict[str, str]:
