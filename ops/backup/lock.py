@@ -33,23 +33,13 @@ def hold(base: Path, doing: str) -> Iterator[None]:
     """
     try:
         base.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor = os.open(base / "lock", os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
-        raise ServiceError(f"{base}: no lock: {error.strerror}", "run it as root") from None
-    try:
-        if not _taken(descriptor, fcntl.LOCK_EX, PATIENCE_SECONDS):
+        raise _no_lock(base, error) from None
+    with _opened(base / "lock") as lock:
+        if not _taken(lock, fcntl.LOCK_EX, PATIENCE_SECONDS):
             raise LockedError(_describe(_read(base)), "wait until that is done")
-        name = base / "lock.holder"
-        # only for people: a disk that is full must not be why a run does not even begin
-        with contextlib.suppress(OSError):
-            name.write_text(_holder(doing), encoding="utf-8")
-        try:
+        with _noted(base / "lock.holder", {"pid": os.getpid()}, doing):
             yield
-        finally:
-            with contextlib.suppress(OSError):
-                name.unlink(missing_ok=True)
-    finally:
-        os.close(descriptor)
 
 
 @contextlib.contextmanager
@@ -59,26 +49,14 @@ def hold_changes(base: Path, doing: str, *, patience: float = CHANGES_SECONDS) -
     Waits `patience` seconds for one that is under way. Raises LockedError, ServiceError.
     """
     folder = base.parent
-    try:
-        descriptor = os.open(folder / CHANGES, os.O_RDWR | os.O_CREAT, 0o600)
-    except OSError as error:
-        raise ServiceError(f"{folder}: no lock: {error.strerror}", "run it as root") from None
-    try:
-        if not _taken(descriptor, fcntl.LOCK_EX, patience):
+    with _opened(folder / CHANGES) as lock:
+        if not _taken(lock, fcntl.LOCK_EX, patience):
             raise LockedError(
                 "somebody is changing this machine: a deploy, or who may come in",
                 "stackroom -e <env> lock  says who; wait until that is done",
             )
-        name = folder / CHANGES_HOLDER
-        with contextlib.suppress(OSError):
-            name.write_text(json.dumps({"who": "the machine itself"} | _what(doing)), "utf-8")
-        try:
+        with _noted(folder / CHANGES_HOLDER, {"who": "the machine itself"}, doing):
             yield
-        finally:
-            with contextlib.suppress(OSError):
-                name.unlink(missing_ok=True)
-    finally:
-        os.close(descriptor)
 
 
 def holder(base: Path) -> dict[str, Any] | None:
@@ -93,6 +71,36 @@ def holder(base: Path) -> dict[str, Any] | None:
         os.close(descriptor)
 
 
+@contextlib.contextmanager
+def _opened(lock: Path) -> Iterator[int]:
+    try:
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise _no_lock(lock.parent, error) from None
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _no_lock(folder: Path, error: OSError) -> ServiceError:
+    return ServiceError(f"{folder}: no lock: {error.strerror}", "run it as root")
+
+
+@contextlib.contextmanager
+def _noted(path: Path, who: dict[str, Any], doing: str) -> Iterator[None]:
+    """A file beside a lock that is held, which says by whom."""
+    told = who | {"doing": doing, "since": datetime.now(UTC).isoformat(timespec="seconds")}
+    # only for people: a disk that is full must not be why a run does not even begin
+    with contextlib.suppress(OSError):
+        path.write_text(json.dumps(told), encoding="utf-8")
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+
+
 def _taken(descriptor: int, how: int, patience: float) -> bool:
     deadline = time.monotonic() + patience
     while True:
@@ -104,14 +112,6 @@ def _taken(descriptor: int, how: int, patience: float) -> bool:
             time.sleep(0.05)
         else:
             return True
-
-
-def _holder(doing: str) -> str:
-    return json.dumps({"pid": os.getpid()} | _what(doing))
-
-
-def _what(doing: str) -> dict[str, Any]:
-    return {"doing": doing, "since": datetime.now(UTC).isoformat(timespec="seconds")}
 
 
 def _read(base: Path) -> dict[str, Any]:
