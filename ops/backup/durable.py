@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from ops.settings.secrets import write_private
+
 
 def fsync_folder(path: Path) -> None:
     """Make renames and new names in a folder durable."""
@@ -15,17 +17,7 @@ def fsync_folder(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_durably(path: Path, text: str, mode: int = 0o600) -> None:
+def write_durably(path: Path, text: str) -> None:
     """Replace a file as a whole. Raises OSError; the old content then stays."""
-    new = path.with_name(f".{path.name}.new")
-    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(path)
-    except OSError:
-        new.unlink(missing_ok=True)
-        raise
+    write_private(path, text.encode())
     fsync_folder(path.parent)
