@@ -16,10 +16,10 @@ from rich.text import Text
 from ops.developers.audit import Audit
 from ops.developers.audit_words import Row
 from ops.developers.proof import Probe
+from ops.firstline import first_line as line_of
 from ops.settings.addresses import check_address, short
 
 SCHEMA_VERSION = 1
-FIRST_LINE_CHARACTERS = 79
 _NEVER, _UNKNOWN = "never", "?"
 
 
@@ -29,20 +29,11 @@ def first_line(audit: Audit) -> str:
     if audit.differences:
         count = len(audit.differences)
         head = f"DIFFERENT in {count} point{'s' if count > 1 else ''}"
-        return _fitting(head, names)
+        return line_of(head, names)
     if audit.unknown:
-        return _fitting("UNKNOWN: not all could be read", list(audit.unknown))
+        return line_of("UNKNOWN: not all could be read", list(audit.unknown))
     who = len({row.who for row in audit.rows if row.listed})
     return f"IN STEP: the host lets in the {who} people of developers.toml, and nobody else"
-
-
-def _fitting(head: str, names: Sequence[str]) -> str:
-    for shown in range(len(names), 0, -1):
-        rest = f" and {len(names) - shown} more" if shown < len(names) else ""
-        line = f"{head}: {', '.join(names[:shown])}{rest}"
-        if len(line) <= FIRST_LINE_CHARACTERS:
-            return line
-    return head
 
 
 def show(audit: Audit, console: Console) -> None:

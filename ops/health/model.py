@@ -8,8 +8,9 @@ from datetime import datetime
 from enum import IntEnum
 from typing import Any
 
+from ops.firstline import first_line
+
 SCHEMA_VERSION = 1
-FIRST_LINE_CHARACTERS = 79
 
 
 class Status(IntEnum):
@@ -110,12 +111,7 @@ class Report:
         if status is Status.OK:
             return f"OK: {len(names)} of {len(names)} checks passed"
         head = f"{status.name}: {len(names)} of {len(self.checks)} checks {_FOUND[status]}"
-        for shown in range(len(names), 0, -1):
-            rest = f" and {len(names) - shown} more" if shown < len(names) else ""
-            line = f"{head}: {', '.join(names[:shown])}{rest}"
-            if len(line) <= FIRST_LINE_CHARACTERS:
-                return line
-        return head
+        return first_line(head, names)
 
     def to_json(self) -> dict[str, Any]:
         """The JSON document: a key may be added, none is renamed without a new schema_version."""

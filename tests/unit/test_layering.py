@@ -14,6 +14,7 @@ from ops.render.files import ROOT
 # room -> rooms it may import; what is not named here may import nothing
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
+    "firstline": set(),
     "settings": {"errors"},
     "render": {"errors", "settings"},
     "clients": {"errors", "settings"},
@@ -26,8 +27,9 @@ ALLOWED: dict[str, set[str]] = {
     "escrow": {"errors", "settings"},
     "sandbox": {"errors", "settings", "render", "clients", "escrow"},
     "deploy": {"errors", "settings", "render", "clients"},
-    "developers": {"errors", "settings", "render", "clients", "deploy"},
-    "health": {"errors", "settings", "render", "clients", "collections", "escrow", "developers"},
+    "developers": {"errors", "firstline", "settings", "render", "clients", "deploy"},
+    "health": {"errors", "firstline", "settings", "render", "clients", "collections", "escrow"}
+    | {"developers"},
     "demo": {"errors", "settings", "render", "clients", "deploy", "health", "sandbox"},
     "cli": {"errors", "settings", "render", "clients", "collections", "inventory", "sandbox"}
     | {"deploy", "health", "demo", "backup", "restore", "escrow", "migrate", "developers"},
