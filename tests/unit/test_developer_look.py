@@ -3,15 +3,14 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sent_lab
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -32,35 +31,15 @@ def _own_question(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("module", PARTS)
 def test_is_python_3_10_and_the_standard_library(module: Any) -> None:
-    tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"), feature_version=(3, 10))
-    imported = {
-        name
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Import | ast.ImportFrom)
-        for name in (
-            [node.module or ""]
-            if isinstance(node, ast.ImportFrom)
-            else [a.name for a in node.names]
-        )
-    }
-    parts = {part.__name__ for part in PARTS}
-    assert {name.split(".")[0] for name in imported - parts} <= sys.stdlib_module_names
+    assert sent_lab.foreign(module, (3, 10), PARTS) == set()
 
 
 def test_sent_over_standard_input_it_tells_of_every_part_why_it_could_not_be_read(
     tmp_path: Path,
 ) -> None:
     """On a machine with no tool and no file at all."""
-    done = subprocess.run(
-        [sys.executable, "-I", "-", json.dumps({"root": str(tmp_path), "edge_ports": [443]})],
-        input=program().replace(":/usr/local/sbin:/usr/sbin:/sbin", ""),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-        env={"PATH": str(tmp_path)},
-    )
-    facts = json.loads(done.stdout)
+    question = json.dumps({"root": str(tmp_path), "edge_ports": [443]})
+    facts = sent_lab.on_a_bare_machine(program(), tmp_path, question)
     assert facts["values"] == {}
     assert set(facts["errors"]) == set(look.SECTIONS)
     assert facts["errors"]["firewall"] == "iptables is not installed"

@@ -3,15 +3,12 @@
 
 from __future__ import annotations
 
-import ast
-import json
-import subprocess
-import sys
 import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sent_lab
 
 from ops.clients import on_host
 from ops.health import collect
@@ -22,33 +19,12 @@ PARTS = (collect, on_host)
 
 @pytest.mark.parametrize("module", PARTS)
 def test_is_python_3_9_and_standard_library_only(module: Any) -> None:
-    tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"), feature_version=(3, 9))
-    imported = {
-        name
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Import | ast.ImportFrom)
-        for name in (
-            [node.module or ""]
-            if isinstance(node, ast.ImportFrom)
-            else [a.name for a in node.names]
-        )
-    }
-    ours = {part.__name__ for part in PARTS}
-    assert {name.split(".")[0] for name in imported - ours} <= sys.stdlib_module_names
+    assert sent_lab.foreign(module, (3, 9), PARTS) == set()
 
 
 def test_sent_over_standard_input_it_answers_for_every_section(tmp_path: Path) -> None:
     """On a PATH with no tool at all, so that what is missing is told and nothing crashes."""
-    done = subprocess.run(
-        [sys.executable, "-I", "-"],
-        input=health.program().replace(":/usr/local/sbin:/usr/sbin:/sbin", ""),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-        env={"PATH": str(tmp_path)},
-    )
-    facts = json.loads(done.stdout)
+    facts = sent_lab.on_a_bare_machine(health.program(), tmp_path)
     assert set(facts) == {"values", "errors"}
     assert set(facts["values"]) | set(facts["errors"]) == set(collect.SECTIONS)
     assert not set(facts["values"]) & set(facts["errors"])
