@@ -3,39 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import date
 from typing import Any
 
 import pytest
 from contract_server import Server
+from settings_lab import readers
 
 from ops.grants import plan, reads, tokens
 from ops.settings import ACCESS_COLLECTION, Settings
 from ops.settings.rights import value_of
 
-KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f anna"
-SECRETS = dict.fromkeys(("qdrant_api_key", "api_token", "restic_password"), "k" * 32)
 BOBS, EVES = (f"00000000-0000-4000-8000-00000000000{number}" for number in "12")
 
 
 def settings_of(**given: str) -> Settings:
-    people = {
-        name: {
-            "addresses": [f"198.51.100.{at}"],
-            "collections": ["a"],
-            "expires": date(2990, 1, 1),
-            "token": token,
-        }
-        for at, (name, token) in enumerate(given.items())
-    }
-    return Settings.model_validate(
-        {
-            "operators": {"anna": {"addresses": ["203.0.113.20"], "keys": [KEY]}},
-            "collections": {"a": {"vector": {"size": 4}}},
-            "developers": people,
-            "secrets": SECRETS,
-        }
-    )
+    return readers(**{name: {"token": token} for name, token in given.items()})
 
 
 @pytest.fixture

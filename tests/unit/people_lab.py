@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import live_rules
+from settings_lab import SECRETS
 
 from ops.developers.audit_logins import expected_lines
 from ops.developers.look_logins import key_of
@@ -20,7 +21,6 @@ from ops.settings import Environment, Machine, Settings
 from ops.settings.rights import values_in_force
 
 NOW = datetime.now(UTC)
-SECRETS = dict.fromkeys(("qdrant_api_key", "api_token", "restic_password"), "k" * 32)
 BOB_TOKEN, CAROL_TOKEN = str(uuid.uuid4()), str(uuid.uuid4())
 LATER = NOW.date() + timedelta(days=90)
 

@@ -14,16 +14,13 @@ import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as trying
 from hypothesis import strategies as st
+from settings_lab import settings_with
 
 from ops.host import cuts
 from ops.host.cuts import cut, lost, remember
 from ops.host.firewall import Firewall, FirewallState
 from ops.render.firewall import expected_chains
 from ops.settings import Settings
-
-KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f anna"
-SECRETS = dict.fromkeys(("qdrant_api_key", "api_token", "restic_password"), "k" * 32)
-ANNA = "203.0.113.20/32"
 
 
 def settings_of(*addresses: str, **more: Any) -> Settings:
@@ -32,14 +29,7 @@ def settings_of(*addresses: str, **more: Any) -> Settings:
         f"dev{number}": {"addresses": [address], "shares_address": True, "anywhere": True}
         for number, address in enumerate(addresses)
     }
-    return Settings.model_validate(
-        {
-            "operators": {"anna": {"addresses": [ANNA], "keys": [KEY]}},
-            "developers": developers,
-            "secrets": SECRETS,
-        }
-        | more
-    )
+    return settings_with(**{"developers": developers} | more)
 
 
 def firewall(chains: dict[str, tuple[str, ...]], uncut: tuple[str, ...] = ()) -> Firewall:
@@ -101,7 +91,7 @@ def test_ports_that_close_and_an_ssh_that_was_open_to_the_world() -> None:
     assert sum(each.num_addresses for each in six) == 2**128 - 2**32
     assert not any(each.overlaps(ipaddress.ip_network("::ffff:0:0/96")) for each in six)
     elsewhere = settings_of(edge={"port": 8444})
-    assert lost(live(settings_of()), elsewhere, 22) == [f"{ANNA} 443"]
+    assert lost(live(settings_of()), elsewhere, 22) == ["203.0.113.20/32 443"]
 
 
 def test_anywhere_that_ends_keeps_ssh_as_it_is() -> None:

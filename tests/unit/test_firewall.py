@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
+from settings_lab import KEY, SECRETS
 
 from ops.render.firewall import (
     BLOCK_BEGIN,
@@ -33,8 +34,6 @@ from ops.render.firewall import (
 )
 from ops.settings.model import Edge, Settings
 
-KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f anna"
-SECRETS = dict.fromkeys(("qdrant_api_key", "api_token", "restic_password"), "k" * 32)
 TOOLS: dict[Family, str] = {"v4": "iptables", "v6": "ip6tables"}
 PATH = f"{os.environ['PATH']}:/usr/sbin:/sbin"
 MODES: list[dict[str, Any]] = [

@@ -6,34 +6,17 @@ from datetime import date
 from typing import Any
 
 import pytest
+from settings_lab import readers
 
 from ops.errors import ServiceError
 from ops.grants import plan, reads, tokens
 from ops.settings import Settings
 from ops.settings.rights import value_of, values_in_force
 
-KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f anna"
-SECRETS = dict.fromkeys(("qdrant_api_key", "api_token", "restic_password"), "k" * 32)
 LIVE, RETIRING, EVES, LOST = (f"00000000-0000-4000-8000-00000000000{number}" for number in "1234")
 PATH = "/collections/stackroom_access"
 SCROLL = f"{PATH}/points/scroll"
 ABSENT = {"status": {"error": "Not found: Collection `stackroom_access` doesn't exist!"}}
-
-
-def settings_of(**developers: dict[str, Any]) -> Settings:
-    people = {
-        name: {"addresses": [f"198.51.100.{at}"], "collections": ["a"], "expires": date(2990, 1, 1)}
-        | more
-        for at, (name, more) in enumerate(developers.items())
-    }
-    return Settings.model_validate(
-        {
-            "operators": {"anna": {"addresses": ["203.0.113.20"], "keys": [KEY]}},
-            "collections": {"a": {"vector": {"size": 4}}, "b": {"vector": {"size": 4}}},
-            "developers": people,
-            "secrets": SECRETS,
-        }
-    )
 
 
 def answers(points: dict[Any, dict[str, Any]], indexed: bool = True) -> dict[str, Any]:
@@ -47,7 +30,7 @@ def answers(points: dict[Any, dict[str, Any]], indexed: bool = True) -> dict[str
 
 def value(token: str) -> str:
     """Everybody here has the same rights."""
-    settings = settings_of(bob={})
+    settings = readers(bob={})
     return value_of(settings, settings.developers["bob"], token)
 
 
@@ -56,7 +39,7 @@ def point(token: str, name: str) -> dict[str, Any]:
 
 
 MISSING = {PATH: ABSENT, SCROLL: ABSENT}
-TWO = settings_of(bob={"token": LIVE, "retiring": RETIRING}, eve={"token": EVES})
+TWO = readers(bob={"token": LIVE, "retiring": RETIRING}, eve={"token": EVES})
 AS_WANTED = {
     LIVE: point(LIVE, "bob"),
     RETIRING: point(RETIRING, "bob"),
@@ -76,7 +59,7 @@ def test_the_questions_change_nothing() -> None:
 
 
 def test_the_wanted_tokens_are_those_of_whoever_has_not_expired() -> None:
-    settings = settings_of(
+    settings = readers(
         bob={"token": LIVE, "retiring": RETIRING},
         eve={"token": EVES, "expires": date(2020, 1, 1)},
         carl={"collections": []},
@@ -90,7 +73,7 @@ def test_the_wanted_tokens_are_those_of_whoever_has_not_expired() -> None:
 @pytest.mark.parametrize("given", [MISSING, {}])
 def test_where_there_is_no_list_it_is_made(given: dict[str, Any]) -> None:
     """`{}` is a host whose stack is not there yet: its plan must not fail."""
-    made = sent(settings_of(bob={"token": LIVE}), given)
+    made = sent(readers(bob={"token": LIVE}), given)
     assert made == [
         ("PUT", PATH, {"vectors": {}}),
         ("PUT", f"{PATH}/index?wait=true", {"field_name": "token", "field_schema": "keyword"}),
@@ -100,12 +83,12 @@ def test_where_there_is_no_list_it_is_made(given: dict[str, Any]) -> None:
             {"points": [{"id": LIVE, "vector": {}, "payload": point(LIVE, "bob")}]},
         ),
     ]
-    assert sent(settings_of(), given) == []
+    assert sent(readers(), given) == []
 
 
 def test_what_is_as_wanted_is_left_alone() -> None:
     assert sent(TWO, answers(AS_WANTED)) == []
-    assert sent(settings_of(), answers({})) == []
+    assert sent(readers(), answers({})) == []
 
 
 def test_what_is_not_wanted_is_revoked_at_once_and_first() -> None:
@@ -118,7 +101,7 @@ def test_what_is_not_wanted_is_revoked_at_once_and_first() -> None:
 
 
 def test_the_last_token_goes_and_the_list_stays() -> None:
-    assert sent(settings_of(), answers({LIVE: point(LIVE, "bob")})) == [
+    assert sent(readers(), answers({LIVE: point(LIVE, "bob")})) == [
         ("POST", f"{PATH}/points/delete?wait=true", {"points": [LIVE]})
     ]
 
@@ -128,7 +111,7 @@ def test_the_last_token_goes_and_the_list_stays() -> None:
 )
 def test_other_rights_are_another_value_under_the_same_id(changed: dict[str, Any]) -> None:
     """So the token that was handed out with the rights of before is refused."""
-    settings = settings_of(bob={"token": LIVE, "retiring": RETIRING, **changed})
+    settings = readers(bob={"token": LIVE, "retiring": RETIRING, **changed})
     (request,) = plan(settings, answers({k: AS_WANTED[k] for k in (LIVE, RETIRING)}))
     assert request.method == "PUT" and request.body
     rows = {row["id"]: row["payload"]["token"] for row in request.body["points"]}
@@ -137,8 +120,8 @@ def test_other_rights_are_another_value_under_the_same_id(changed: dict[str, Any
 
 
 def test_the_order_of_collections_is_no_right() -> None:
-    one = settings_of(bob={"token": LIVE, "collections": ["a", "b"]})
-    other = settings_of(bob={"token": LIVE, "collections": ["b", "a"]})
+    one = readers(bob={"token": LIVE, "collections": ["a", "b"]})
+    other = readers(bob={"token": LIVE, "collections": ["b", "a"]})
     assert values_in_force(one) == values_in_force(other)
 
 
@@ -148,7 +131,7 @@ def test_the_order_of_collections_is_no_right() -> None:
     [point(LOST, "bob"), point(LIVE, "eve"), {"developer": "bob"}, point(LIVE, "bob") | {"x": 1}],
 )
 def test_a_point_that_says_something_else_is_written_anew(payload: dict[str, Any]) -> None:
-    (request,) = plan(settings_of(bob={"token": LIVE}), answers({LIVE: payload}))
+    (request,) = plan(readers(bob={"token": LIVE}), answers({LIVE: payload}))
     assert request.method == "PUT"
     assert request.body == {"points": [{"id": LIVE, "vector": {}, "payload": point(LIVE, "bob")}]}
 

@@ -10,37 +10,19 @@ from typing import Any
 
 import pytest
 from pyinfra.api import OperationError
+from settings_lab import readers
 
 from ops.grants import readmitted, revocations, revoked_for_good
 from ops.host import grants
-from ops.settings import Settings
 from ops.settings.rights import value_of
 
-KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f anna"
-SECRETS = dict.fromkeys(("qdrant_api_key", "api_token", "restic_password"), "k" * 32)
 BOBS, OLD, EVES = (f"00000000-0000-4000-8000-00000000000{number}" for number in "123")
 PATH = "/collections/stackroom_access"
 
 
-def settings_of(**tokens: dict[str, Any]) -> Settings:
-    people = {
-        name: {"addresses": [f"198.51.100.{at}"], "collections": ["a"], "expires": date(2990, 1, 1)}
-        | more
-        for at, (name, more) in enumerate(tokens.items())
-    }
-    return Settings.model_validate(
-        {
-            "operators": {"anna": {"addresses": ["203.0.113.20"], "keys": [KEY]}},
-            "collections": {"a": {"vector": {"size": 4}}},
-            "developers": people,
-            "secrets": SECRETS,
-        }
-    )
-
-
 def answers(*ids: Any) -> dict[str, Any]:
     """A list with these tokens, each with the rights of everybody here."""
-    settings = settings_of(bob={})
+    settings = readers(bob={})
     rows = [
         {"id": one, "payload": {"token": value_of(settings, settings.developers["bob"], str(one))}}
         for one in ids
@@ -67,14 +49,14 @@ def sh(command: str) -> subprocess.CompletedProcess[str]:
 
 def test_what_the_file_no_longer_has_never_comes_back() -> None:
     given = answers(BOBS, OLD, EVES, 7)
-    assert revoked_for_good(settings_of(bob={"token": BOBS}), given) == [OLD, EVES]
-    assert revoked_for_good(settings_of(bob={"token": BOBS, "retiring": OLD}), given) == [EVES]
-    assert revoked_for_good(settings_of(), {}) == []
+    assert revoked_for_good(readers(bob={"token": BOBS}), given) == [OLD, EVES]
+    assert revoked_for_good(readers(bob={"token": BOBS, "retiring": OLD}), given) == [EVES]
+    assert revoked_for_good(readers(), {}) == []
 
 
 def test_a_last_day_that_has_passed_is_no_revocation() -> None:
     """A later day is another token under that id: the old one stays refused."""
-    settings = settings_of(bob={"token": BOBS, "expires": date(2020, 1, 1)})
+    settings = readers(bob={"token": BOBS, "expires": date(2020, 1, 1)})
     assert len(revocations(settings, answers(BOBS))) == 1
     assert revoked_for_good(settings, answers(BOBS)) == []
 
@@ -83,11 +65,11 @@ def test_a_token_that_hid_under_anothers_id_is_remembered() -> None:
     given = answers(BOBS)
     hidden = answers(EVES)[f"{PATH}/points/scroll"]["result"]["points"][0]["payload"]
     given[f"{PATH}/points/scroll"]["result"]["points"][0]["payload"] = hidden
-    assert revoked_for_good(settings_of(bob={"token": BOBS}), given) == [EVES]
+    assert revoked_for_good(readers(bob={"token": BOBS}), given) == [EVES]
 
 
 def test_a_revoked_token_in_the_file_is_refused_by_name() -> None:
-    old_checkout = settings_of(bob={"token": BOBS, "retiring": OLD}, eve={"token": EVES})
+    old_checkout = readers(bob={"token": BOBS, "retiring": OLD}, eve={"token": EVES})
     assert readmitted(old_checkout, {OLD}) == ["bob"]
     told = grants.refusal(old_checkout, [OLD], "team")
     assert "token of bob that was revoked" in told
@@ -98,7 +80,7 @@ def test_a_revoked_token_in_the_file_is_refused_by_name() -> None:
     assert " eve" not in told
     assert grants.refusal(old_checkout, [], "team") == ""
     # who has no token in force needs none back
-    assert readmitted(settings_of(bob={"token": OLD, "expires": date(2020, 1, 1)}), {OLD}) == []
+    assert readmitted(readers(bob={"token": OLD, "expires": date(2020, 1, 1)}), {OLD}) == []
 
 
 def test_ids_are_kept_for_root_alone_and_found_again(remembered: Path) -> None:

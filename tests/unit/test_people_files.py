@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from pyinfra.api import OperationError, StringCommand
+from settings_lab import SECRETS, settings_with
 
 from ops.host.people import Account, HostPeople, KeyFile, People, steps, strangers
 from ops.render.host import ssh_files
@@ -34,7 +35,6 @@ def key_of(who: str) -> str:
 
 
 ANNA, BOB, EVE = key_of("anna"), key_of("bob"), key_of("eve")
-SECRETS = dict.fromkeys(("qdrant_api_key", "api_token", "restic_password"), "k" * 32)
 LATER = date(2990, 2, 19)
 BOB_LINE = (
     'restrict,port-forwarding,permitopen="127.0.0.1:6333",permitopen="127.0.0.1:6334",'
@@ -43,13 +43,8 @@ BOB_LINE = (
 
 
 def settings_of(**developers: dict[str, Any]) -> Settings:
-    return Settings.model_validate(
-        {
-            "operators": {"anna": {"addresses": ["203.0.113.20"], "keys": [ANNA]}},
-            "developers": developers,
-            "secrets": SECRETS,
-        }
-    )
+    anna = {"addresses": ["203.0.113.20"], "keys": [ANNA]}
+    return settings_with(operators={"anna": anna}, developers=developers)
 
 
 def bob(**changed: Any) -> dict[str, Any]:
