@@ -1,4 +1,4 @@
-"""What holds for every script that is sent to a host: its imports, and what it says of a bare one."""
+"""What holds for every script that is sent to a host: its imports, and what a bare one answers."""
 
 from __future__ import annotations
 
