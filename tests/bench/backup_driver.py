@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import resource
 import sys
 import tempfile
-import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from measured import Steps, measured
 
 import ops.cli.backup
 import ops.cli.restore  # noqa: F401 - what the verbs have in memory too
@@ -29,23 +29,6 @@ from ops.settings.host import QDRANT_API_KEY, Credentials, HostConfig, QdrantSou
 
 PIECE = 1024 * 1024
 Json = dict[str, Any]
-
-
-class Steps:
-    """Seconds by step: each lasts until the next one is told of."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._step, self._since = "start", time.perf_counter()
-
-    def __call__(self, event: Event) -> None:
-        if event.step != self._step:
-            self.end(event.step)
-
-    def end(self, following: str = "") -> None:
-        now = time.perf_counter()
-        self.seconds[self._step] = self.seconds.get(self._step, 0.0) + now - self._since
-        self._step, self._since = following, now
 
 
 def plain(given: Json, _: Steps) -> Json:
@@ -131,38 +114,15 @@ def _asked(given: Json, method: str, snapshot: str = "") -> Any:
     return urllib.request.urlopen(request, timeout=1800)
 
 
-def peak() -> int:
-    """Bytes of memory that this process has held at most.
-
-    Not getrusage's ru_maxrss: that begins with what the process that started us had held.
-    """
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError("/proc/self/status has no VmHWM")
-
-
 WORK: dict[str, Callable[[Json, Steps], Json]] = {
     work.__name__: work for work in (plain, download, by_hand, collect, backup, rehearse)
 }
 
 
 def main() -> None:
-    given = json.load(sys.stdin)
-    os.sync()  # what others have left to be written is not ours to wait for
-    steps = Steps()
-    began = time.perf_counter()
-    found = WORK[sys.argv[1]](given, steps)
-    seconds = time.perf_counter() - began
-    steps.end()
-    took = {
-        "seconds": seconds,
-        "steps": steps.seconds,
-        "peak": peak(),
-        "children_peak": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024,
-        "found": found,
-    }
-    print(json.dumps(took))
+    took = measured(WORK[sys.argv[1]], json.load(sys.stdin))
+    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+    print(json.dumps(took | {"children_peak": children}))
 
 
 if __name__ == "__main__":

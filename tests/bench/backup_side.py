@@ -6,11 +6,8 @@ Each measurement is a process of its own (backup_driver.py), so that its memory 
 from __future__ import annotations
 
 import base64
-import json
 import secrets
 import shutil
-import subprocess
-import sys
 import time
 import warnings
 from dataclasses import dataclass
@@ -19,6 +16,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+from measured import child
 from qdrant_client import QdrantClient, models
 from servers import credentials
 
@@ -171,16 +169,7 @@ class Bench:
             "sha256": self.snapshot.get("checksum"),
             "config": self._config(),
         }
-        done = subprocess.run(
-            [sys.executable, str(DRIVER), work],
-            input=json.dumps(given),
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-            check=False,
-        )
-        assert done.returncode == 0, f"{work}: {done.stderr[-3000:]}"
-        return Took(**json.loads(done.stdout))
+        return Took(**child(DRIVER, work, given, PATIENCE))
 
     def _config(self) -> Json:
         source = {"kind": "qdrant", "url": self.server.url, "container": "", "volume": ""}

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from backup_driver import Steps, peak
+from measured import Steps, measured
 from qdrant_client import QdrantClient
 from qdrant_client.migrate import migrate
 
@@ -122,15 +122,10 @@ WAYS: dict[str, Callable[[Json, Steps], Json]] = {
 
 def main() -> None:
     given = json.load(sys.stdin)
-    os.sync()  # what others have left to be written is not ours to wait for
-    steps = Steps()
-    began = time.perf_counter()
-    found = WAYS[sys.argv[1]](given, steps)
-    seconds = time.perf_counter() - began
-    steps.end()
-    held = peak()
+    took = measured(WAYS[sys.argv[1]], given)
+    found = took["found"]
     found["green"] = _green(given, found.get("collection", given["collection"]))
-    print(json.dumps({"seconds": seconds, "steps": steps.seconds, "peak": held, "found": found}))
+    print(json.dumps(took))
 
 
 if __name__ == "__main__":

@@ -5,16 +5,14 @@ Each measurement is a process of its own (migrate_driver.py), so that its memory
 
 from __future__ import annotations
 
-import json
 import secrets
-import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from measured import child
 from migrate_data import PATIENCE, Rest
 
 DRIVER = Path(__file__).with_name("migrate_driver.py")
@@ -88,16 +86,7 @@ class Bench:
             "collection": self.collection,
             "folder": str(self.folder),
         }
-        done = subprocess.run(
-            [sys.executable, str(DRIVER), way],
-            input=json.dumps(given),
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE * 6,
-            check=False,
-        )
-        assert done.returncode == 0, f"{way}: {done.stderr[-3000:]}"
-        took = Took(**json.loads(done.stdout))
+        took = Took(**child(DRIVER, way, given, PATIENCE * 6))
         made = took.found.get("collection", self.collection)
         assert self.target.count(made) == self.points, f"{way} lost points"
         self.target.drop(made)
