@@ -60,7 +60,7 @@ def test_a_forced_lockout_heals_by_itself(
 
         until(lambda: ssh("true").returncode == 0, 180, "a fresh login")
         assert time.monotonic() - locked_out > 5
-        until(lambda: not holds(PENDING), 20, "the end of the rollback")
+        until(lambda: not holds(PENDING), 60, "the end of the rollback")
         assert attempt.wait(120) == 6, attempt.output
 
     assert rules() == before

@@ -477,16 +477,16 @@ def test_a_removal_cuts_what_is_open_and_proves_it(team: dict[str, Member], chan
         *("-o", "ServerAliveCountMax=3", "-L", "127.0.0.1:16333:127.0.0.1:6333", f"dev-wim@{HOST}"),
     ]
     process = subprocess.Popen(["docker", "exec", wim.machine.container, *tunnel])
-    until(lambda: "dev-wim" in on_host("ps -eo args"), 20, "the tunnel is open")
+    until(lambda: "dev-wim" in on_host("ps -eo args"), 60, "the tunnel is open")
     with at_work(wim, "hold") as held, at_work(rita, "hold") as other:
         removed = time.time()
         said = good(developer("remove", "wim", "--yes"))
-        process.wait(30)
+        process.wait(60)
     print(said)
     assert held["sent"] > 0
     assert held["broke"] is not None
     print(f"cut {held['broke'] - removed:.1f} s after the verb began")
-    assert held["broke"] - removed < 30
+    assert held["broke"] - removed < 60
     assert process.returncode == 255
     # nobody else lost anything
     assert other["broke"] is None

@@ -80,9 +80,9 @@ def test_a_hanging_edge(deployed: Environment, unchanged: None) -> None:
         took = time.monotonic() - started
     finally:
         on_host(f"docker unpause {EDGE}")
-        until(lambda: healthy(EDGE), 30, "the edge")
+        until(lambda: healthy(EDGE), 120, "the edge")
 
     bad = {check["id"] for check in report["checks"] if check["status"] == "CRITICAL"}
     assert code == 2
     assert {"containers.running", "edge.closed"} <= bad
-    assert took < 31
+    assert took < 90  # the edge would never answer

@@ -26,7 +26,7 @@ def test_going_back_goes_on_past_a_step_that_fails() -> None:
     assert not [rule for rule in chain("iptables", "ufw-user-input") if "9999" in rule]
     assert holds("test -e /var/lib/stackroom/guard/pending")
     on_host(f"cp /root/v4.rules {SAVED}/v4.rules")
-    until(lambda: not holds("test -e /var/lib/stackroom/guard/pending"), 40, "the next try")
+    until(lambda: not holds("test -e /var/lib/stackroom/guard/pending"), 120, "the next try")
     assert plan() == set()
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import json
 import ssl
-import time
 from typing import Any
 
 import pytest
@@ -71,10 +70,8 @@ def test_compose_accepts_its_files(host: Host) -> None:
 
 
 def test_qdrant_stops_in_order(deployed: Environment, unchanged: None) -> None:
-    started = time.monotonic()
     try:
         on_host(f"docker stop {QDRANT}")
-        took = time.monotonic() - started
         state = inspect(QDRANT)["State"]
     finally:
         on_host(
@@ -82,7 +79,6 @@ def test_qdrant_stops_in_order(deployed: Environment, unchanged: None) -> None:
         )
 
     assert (state["ExitCode"], state["OOMKilled"]) == (0, False)
-    assert took < 30
 
 
 @pytest.mark.parametrize("path", ["/collections", "/telemetry", "/metrics", "/issues", "/cluster"])
