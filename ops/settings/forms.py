@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 
 class Model(BaseModel):
@@ -26,3 +26,24 @@ def matching(pattern: str, expected: str) -> AfterValidator:
 CollectionName = Annotated[
     str, matching(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,254}", "a name of letters, digits, _, . and -")
 ]
+EnvironmentName = Annotated[
+    str, matching(r"[A-Z][A-Z0-9_]*", "the name of an environment variable")
+]
+
+
+def _pinned_image(text: str) -> str:
+    tag = r":(?!latest$)[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}"
+    if text and not re.fullmatch(rf"[a-z0-9][a-z0-9._:/-]*({tag}|@sha256:[0-9a-f]{{64}})", text):
+        raise ValueError("must be an image pinned by a tag other than latest, or by its digest")
+    return text
+
+
+_DOMAIN = r"(?=.{4,253}$)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]{2,63}"
+
+Domain = Annotated[str, matching(f"|{_DOMAIN}", "a domain name such as knowledge.example.com")]
+Email = Annotated[
+    str, matching(rf"|[A-Za-z0-9._%+-]+@{_DOMAIN}", "an address such as ops@example.com")
+]
+Image = Annotated[str, AfterValidator(_pinned_image)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+Size = Annotated[str, matching(r"[1-9][0-9]*[MG]", 'a size such as "512M" or "2G"')]

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import re
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Literal
@@ -15,7 +14,17 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from ops.settings.addresses import is_wide
 from ops.settings.backup import Backup, Escrow
-from ops.settings.forms import CollectionName, Model, matching
+from ops.settings.forms import (
+    CollectionName,
+    Domain,
+    Email,
+    EnvironmentName,
+    Image,
+    Model,
+    Port,
+    Size,
+    matching,
+)
 from ops.settings.people import (
     ACCESS_COLLECTION,
     ACCOUNT_PREFIX,
@@ -25,6 +34,7 @@ from ops.settings.people import (
     UserName,
     mistakes,
 )
+from ops.settings.r2r import R2R, LiteLLM, R2RSecrets, r2r_mistakes
 
 
 def _account(text: str) -> str:
@@ -35,23 +45,7 @@ def _account(text: str) -> str:
     return text
 
 
-def _pinned_image(text: str) -> str:
-    tag = r":(?!latest$)[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}"
-    if text and not re.fullmatch(rf"[a-z0-9][a-z0-9._:/-]*({tag}|@sha256:[0-9a-f]{{64}})", text):
-        raise ValueError("must be an image pinned by a tag other than latest, or by its digest")
-    return text
-
-
-_DOMAIN = r"(?=.{4,253}$)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]{2,63}"
-
-Domain = Annotated[str, matching(f"|{_DOMAIN}", "a domain name such as knowledge.example.com")]
-Email = Annotated[
-    str, matching(rf"|[A-Za-z0-9._%+-]+@{_DOMAIN}", "an address such as ops@example.com")
-]
 HostPath = Annotated[str, matching(r"|(/[\w.@+-]+)+", "an absolute path of a file on the host")]
-Image = Annotated[str, AfterValidator(_pinned_image)]
-Port = Annotated[int, Field(ge=1, le=65535)]
-Size = Annotated[str, matching(r"[1-9][0-9]*[MG]", 'a size such as "512M" or "2G"')]
 # a TOML string becomes the enum's member, in spite of `strict`
 FromText = Field(strict=False)
 
@@ -213,9 +207,6 @@ class Api(Model):
         return self
 
 
-EnvironmentName = Annotated[
-    str, matching(r"[A-Z][A-Z0-9_]*", "the name of an environment variable")
-]
 PingedJob = Literal["backup", "check", "prune", "drill"]
 
 
@@ -235,6 +226,8 @@ class Secrets(Model):
     # where notices go (Apprise URLs), and what is pinged: the dead man's switch of each timer
     notice_urls: list[SecretStr] = []
     ping_urls: dict[PingedJob, SecretStr] = {}
+    # of the stack of that name, and generated for it only
+    r2r: R2RSecrets | None = None
 
     def newest_qdrant_key(self) -> SecretStr:
         """What signs tokens and what our own services use: while the key is rotated, the new one,
@@ -249,13 +242,15 @@ class Settings(BaseSettings):
         extra="forbid", frozen=True, strict=True, hide_input_in_errors=True
     )
 
-    stack: Literal["qdrant"] = "qdrant"
+    stack: Literal["qdrant", "r2r"] = "qdrant"
     host: Host = Host()
     ssh: Ssh = Ssh()
     docker: Docker = Docker()
     firewall: Firewall = Firewall()
     edge: Edge = Edge()
     qdrant: Qdrant = Qdrant()
+    r2r: R2R = R2R()
+    litellm: LiteLLM = LiteLLM()
     api: Api | None = None
     collections: dict[CollectionName, Collection] = {}
     backup: Backup = Backup()
@@ -291,6 +286,14 @@ class Settings(BaseSettings):
                 if alias in seen:
                     raise ValueError(f"collections.{name}: the alias {alias} is taken")
                 seen.add(alias)
+        return self
+
+    @model_validator(mode="after")
+    def _r2r_is_whole(self) -> Settings:
+        if self.stack == "r2r":
+            wrong = list(r2r_mistakes(self.r2r, self.litellm, self.secrets.r2r))
+            if wrong:
+                raise ValueError("\n".join(wrong))
         return self
 
     @model_validator(mode="after")

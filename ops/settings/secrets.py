@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
+import tomllib
 from pathlib import Path
+from typing import Any
 
 import tomlkit
+from pydantic import BaseModel
 from tomlkit.exceptions import TOMLKitError
 
 from ops.errors import SettingsError
+from ops.settings.explain import SETTINGS_FILE
 from ops.settings.model import Secrets
+from ops.settings.r2r import R2RSecrets
 
 
 def ensure_secrets(folder: Path) -> list[str]:
@@ -26,13 +32,40 @@ def ensure_secrets(folder: Path) -> list[str]:
     except TOMLKitError as error:
         raise SettingsError(f"{path} is not valid TOML: {error}") from None
     table = document.setdefault("secrets", tomlkit.table())
-    fields = Secrets.model_fields
-    absent = [name for name, info in fields.items() if info.is_required() and name not in table]
-    for name in absent:
-        table[name] = secrets.token_urlsafe(32)
+    absent = _fill(table, Secrets)
+    if _stack(folder) == "r2r":
+        ours = table.setdefault("r2r", tomlkit.table())
+        absent += [f"r2r.{name}" for name in _fill(ours, R2RSecrets)]
     if absent:
         write_private(path, tomlkit.dumps(document).encode())
     return absent
+
+
+def _fill(table: Any, model: type[BaseModel]) -> list[str]:
+    """Generate what the table lacks of a model's required secrets; returns their names."""
+    fields = model.model_fields
+    absent = [name for name, info in fields.items() if info.is_required() and name not in table]
+    for name in absent:
+        table[name] = _generated(name)
+    return absent
+
+
+def _generated(name: str) -> str:
+    prefix = "sk-" if name == "litellm_master_key" else ""  # LiteLLM takes no other
+    while True:
+        value = prefix + secrets.token_urlsafe(32)
+        # what judges passwords asks for these, and one in a thousand would lack a digit
+        if all(re.search(kind, value) for kind in ("[A-Z]", "[a-z]", "[0-9]")):
+            return value
+
+
+def _stack(folder: Path) -> str:
+    """The stack that settings.toml names; what is wrong with that file is told when it is read."""
+    try:
+        document = tomllib.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return ""
+    return str(document.get("stack", ""))
 
 
 def _fresh_secrets() -> tomlkit.TOMLDocument:
