@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ops.errors import MissingToolError, StackroomError
+from ops.render.files import ROOT
 from ops.sandbox import engine
-from ops.sandbox.build import Say, alone, built_image
-from ops.sandbox.layout import IMAGE_FOLDERS, STATE
+from ops.sandbox.build import OLDER_DEBIAN, Say, alone, base_image, built_image
+from ops.sandbox.layout import STATE
 
 ARCHIVE = STATE / "images.tar"
 RECORD = STATE / "images.json"
@@ -24,7 +25,16 @@ BORROWED = "stackroom.stand-in"  # label of every image built here to bear a pin
 CA_BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
 
 LOCAL, PULLED = "local", "pulled"
-BUILT_AS = {"qdrant": "stand-in", "caddy": "built from packages"}
+PACKAGES = "built from packages"
+BUILT_AS = {
+    "qdrant": "stand-in",
+    "caddy": PACKAGES,
+    "litellm": PACKAGES,
+    "pgvector": PACKAGES,  # Debian 13's Postgres 17, where 16 is pinned
+    "r2r": "our own",
+    "rabbitmq": PACKAGES,  # Debian 13's 4.0, where 3.13 is pinned
+}
+R2R_FOLDER = ROOT / "compose" / "r2r" / "r2r"
 
 
 @dataclass(frozen=True)
@@ -72,7 +82,7 @@ def image_kinds() -> dict[str, str]:
 def recipe_of(pinned: str) -> str:
     """The build folder for a pinned name: the last part of its repository. "" without one."""
     name = pinned.rsplit("/", 1)[-1].split("@")[0].split(":")[0]
-    return name if (IMAGE_FOLDERS / name / "Dockerfile").is_file() and name in BUILT_AS else ""
+    return name if name in BUILT_AS else ""
 
 
 def _source(pinned: str, say: Say) -> Source:
@@ -88,16 +98,20 @@ def _source(pinned: str, say: Say) -> Source:
             f"the image {pinned} cannot be pulled: {refusal}",
             f"docker pull {pinned}  (or docker load it from another machine)",
         )
-    return Source(_build(name, say), BUILT_AS[name])
+    return Source(image_from_packages(name, say), BUILT_AS[name])
 
 
-def _build(name: str, say: Say) -> str:
+def image_from_packages(name: str, say: Say) -> str:
+    """Build the recipe `name`, or keep it where nothing of it has changed. Returns its tag."""
     extra = {"caddy": _caddy_program()} if name == "caddy" else {}
     # TLS may be re-signed on this machine's way out: package managers in a build need its bundle
     passing = {"ca-certificates.crt": CA_BUNDLE}
-    return built_image(
-        name, say, extra=extra, passing=passing, label=f"{BORROWED}={BUILT_AS[name]}"
-    )
+    label = f"{BORROWED}={BUILT_AS[name]}"
+    if name != "r2r":
+        return built_image(name, say, extra=extra, passing=passing, label=label)
+    # a host builds it from this folder on python:3.11-slim, which comes from a registry too
+    python = built_image("python", say, base=base_image(say, OLDER_DEBIAN))
+    return built_image(name, say, passing=passing, label=label, folder=R2R_FOLDER, base=python)
 
 
 def _caddy_program() -> Path:

@@ -19,7 +19,7 @@ from ops.sandbox import engine
 from ops.sandbox.layout import IMAGE_FOLDERS, IMAGES, LABEL, STATE
 
 DEBIAN = "trixie"
-BASE = f"{IMAGES}/base:{DEBIAN}"
+OLDER_DEBIAN = "bookworm"  # for what does not run with the Python of the newer one
 NOT_CONTENT = ("__pycache__", "*.pyc")
 
 Say = Callable[[str], None]
@@ -34,30 +34,31 @@ def alone(doing: str) -> Iterator[None]:
         yield
 
 
-def base_image(say: Say) -> str:
+def base_image(say: Say, debian: str = DEBIAN) -> str:
     """The Debian base as an image name: kept, else pulled, else built from packages.
 
     Raises MissingToolError when it can neither be pulled nor built.
     """
+    base = f"{IMAGES}/base:{debian}"
     with alone("base"):
-        return BASE if engine.inspect("image", BASE) else _new_base(say)
+        return base if engine.inspect("image", base) else _new_base(say, debian, base)
 
 
-def _new_base(say: Say) -> str:
-    registry_name = f"debian:{DEBIAN}"
+def _new_base(say: Say, debian: str, base: str) -> str:
+    registry_name = f"debian:{debian}"
     had_it = engine.inspect("image", registry_name) is not None
     refusal = "" if had_it else engine.pull(registry_name)
     if refusal:
-        say(f"building Debian {DEBIAN} from packages, half a minute ({registry_name}: {refusal})")
-        _debootstrap()
-        return BASE
-    engine.docker("tag", registry_name, BASE)
+        say(f"building Debian {debian} from packages, half a minute ({registry_name}: {refusal})")
+        _debootstrap(debian, base)
+        return base
+    engine.docker("tag", registry_name, base)
     if not had_it:
         engine.docker("rmi", registry_name)
-    return BASE
+    return base
 
 
-def _debootstrap() -> None:
+def _debootstrap(debian: str, base: str) -> None:
     if not shutil.which("debootstrap"):
         raise MissingToolError(
             "no registry answers, and this machine lacks debootstrap to build Debian itself",
@@ -67,24 +68,24 @@ def _debootstrap() -> None:
     log.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="stackroom-") as folder, log.open("wb") as output:
         # mounts of its own: whatever happens, none is left on this machine
-        debootstrap = ["debootstrap", "--variant=minbase", DEBIAN, folder]
+        debootstrap = ["debootstrap", "--variant=minbase", debian, folder]
         made = subprocess.run(
             ["unshare", "--mount", *debootstrap], stdout=output, stderr=output, check=False
         )
         if made.returncode != 0:
-            raise ServiceError(f"debootstrap could not build Debian {DEBIAN}", f"less {log}")
+            raise ServiceError(f"debootstrap could not build Debian {debian}", f"less {log}")
         for left_over in ("var/cache/apt/archives", "var/lib/apt/lists"):
             shutil.rmtree(Path(folder, left_over))
         with subprocess.Popen(
             ["tar", "--numeric-owner", "-C", folder, "-c", "."], stdout=subprocess.PIPE
         ) as tar:
-            command = ["docker", "import", "--change", f"LABEL {LABEL}", "-", BASE]
+            command = ["docker", "import", "--change", f"LABEL {LABEL}", "-", base]
             imported = subprocess.run(
                 command, stdin=tar.stdout, stdout=output, stderr=output, check=False
             )
         if imported.returncode != 0 or tar.returncode != 0:
-            engine.attempt("rmi", BASE)
-            raise ServiceError(f"the Debian {DEBIAN} image could not be imported", f"less {log}")
+            engine.attempt("rmi", base)
+            raise ServiceError(f"the Debian {debian} image could not be imported", f"less {log}")
 
 
 def host_image(say: Say) -> str:
@@ -99,15 +100,18 @@ def built_image(
     extra: Mapping[str, Path] | None = None,
     passing: Mapping[str, Path] | None = None,
     label: str = "",
+    folder: Path | None = None,
+    base: str = "",
 ) -> str:
     """Build ops/sandbox/images/<name>/ on the base and return its tag; a kept image is returned.
 
+    `folder` and `base` stand for another build folder and another image than Debian's.
     `extra` files are laid into the build context under their names and count as inputs;
     `passing` ones are laid there too but only help the build, so they do not count.
     Raises ServiceError when the build fails.
     """
-    folder = IMAGE_FOLDERS / name
-    base = base_image(say)
+    folder = folder or IMAGE_FOLDERS / name
+    base = base or base_image(say)
     base_id = (engine.inspect("image", base) or {})["Id"]
     extra = dict(extra or {})
     tag = f"{IMAGES}/{name}:{content_hash(folder, extra, f'{base_id} {label}')}"
@@ -115,17 +119,22 @@ def built_image(
     with alone(f"build-{name}"):
         if not engine.inspect("image", tag):
             say(f"building the image {name}")
-            _build(name, tag, {**extra, **(passing or {})}, {"BASE": base}, labels)
+            _build(name, folder, tag, {**extra, **(passing or {})}, {"BASE": base}, labels)
             _remove_older(name, tag)
     return tag
 
 
 def _build(
-    name: str, tag: str, files: Mapping[str, Path], arguments: dict[str, str], labels: list[str]
+    name: str,
+    folder: Path,
+    tag: str,
+    files: Mapping[str, Path],
+    arguments: dict[str, str],
+    labels: list[str],
 ) -> None:
     with tempfile.TemporaryDirectory(prefix="stackroom-") as temporary:
         context = Path(temporary, "context")
-        shutil.copytree(IMAGE_FOLDERS / name, context, ignore=shutil.ignore_patterns(*NOT_CONTENT))
+        shutil.copytree(folder, context, ignore=shutil.ignore_patterns(*NOT_CONTENT))
         for file_name, source in files.items():
             shutil.copy(source, context / file_name)
         engine.build(tag, context, arguments, labels, STATE / f"build-{name}.log")

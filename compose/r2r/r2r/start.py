@@ -1,0 +1,96 @@
+"""Starts R2R with its log on standard output alone, and no secret in it.
+
+R2R writes its database password into its log at every start. Whatever this process knows as a
+secret, by its environment or its configuration, is written as *** here.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import re
+import sys
+import tomllib
+from pathlib import Path
+from urllib.parse import quote
+
+import uvicorn
+
+SECRET_NAME = re.compile(r"password|secret|token|api_?key|_key$", re.IGNORECASE)
+SHORTEST = 6  # a shorter value would blacken ordinary words
+TOKEN_FILE = Path("/run/hatchet/token")  # laid by Hatchet's one-shot; without Hatchet there is none
+PROBE = "?readiness"  # of ready.py: it would fill the log
+
+
+def secrets() -> list[str]:
+    """Every secret value, also as part of a URL, the longest first."""
+    found = {value for name, value in os.environ.items() if SECRET_NAME.search(name)}
+    path = os.environ.get("R2R_CONFIG_PATH")
+    if path:
+        found |= set(within(tomllib.loads(Path(path).read_text(encoding="utf-8"))))
+    found |= {quote(value, safe="") for value in found}
+    return sorted((value for value in found if len(value) >= SHORTEST), key=len, reverse=True)
+
+
+def within(table: dict[str, object]) -> list[str]:
+    """The secret values of a configuration, at any depth."""
+    found: list[str] = []
+    for name, value in table.items():
+        if isinstance(value, dict):
+            found += within(value)
+        elif isinstance(value, str) and SECRET_NAME.search(name):
+            found.append(value)
+    return found
+
+
+class Hiding(io.TextIOWrapper):
+    """A standard stream that writes *** for a secret."""
+
+    hidden: re.Pattern[str] | None = None
+
+    def write(self, text: str) -> int:
+        shown = self.hidden.sub("***", text) if self.hidden else text
+        return super().write(shown)
+
+
+def hide(values: list[str]) -> None:
+    """Close both standard streams to the values. Before anything keeps a handle on them."""
+    Hiding.hidden = re.compile("|".join(map(re.escape, values))) if values else None
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        closed = Hiding(stream.buffer, encoding="utf-8", errors="replace", line_buffering=True)
+        setattr(sys, name, closed)
+
+
+def log_to_console_only() -> None:
+    """R2R would keep a second log in a file, past the limits of Docker's."""
+    from core.utils.logging_config import log_config
+
+    for logger in log_config["loggers"].values():
+        logger["handlers"] = ["console"]
+    del log_config["handlers"]["file"]
+
+
+def is_worth_logging(record: logging.LogRecord) -> bool:
+    """Everything but the health test's own requests."""
+    return PROBE not in record.getMessage()
+
+
+def main() -> None:
+    if not os.environ.get("HATCHET_CLIENT_TOKEN") and TOKEN_FILE.is_file():
+        os.environ["HATCHET_CLIENT_TOKEN"] = TOKEN_FILE.read_text(encoding="ascii").strip()
+    hide(secrets())
+    log_to_console_only()
+    logging.getLogger("uvicorn.access").addFilter(is_worth_logging)
+    uvicorn.run(
+        "core.main.app_entry:app",
+        host="0.0.0.0",  # noqa: S104 - of the container; compose decides who reaches it
+        port=7272,
+        log_config=None,
+        timeout_graceful_shutdown=30,
+    )
+
+
+if __name__ == "__main__":
+    main()
