@@ -25,14 +25,14 @@ BORROWED = "stackroom.stand-in"  # label of every image built here to bear a pin
 CA_BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
 
 LOCAL, PULLED = "local", "pulled"
-PACKAGES = "built from packages"
+PACKAGES, OURS = "built from packages", "our own"
 BUILT_AS = {
     "qdrant": "stand-in",
     "caddy": PACKAGES,
     "litellm": PACKAGES,
     "pgvector": PACKAGES,  # Debian 13's Postgres 17, where 16 is pinned
-    "r2r": "our own",
-    "rabbitmq": PACKAGES,  # Debian 13's 4.0, where 3.13 is pinned
+    "r2r": OURS,
+    "rabbitmq": PACKAGES,
 }
 R2R_FOLDER = ROOT / "compose" / "r2r" / "r2r"
 
@@ -60,7 +60,7 @@ def image_archive(images: list[str], say: Say) -> Path | None:
 
 def _archive(images: list[str], say: Say) -> Path:
     _give_names_back(images)
-    sources = {pinned: _source(pinned, say) for pinned in images}
+    sources = {pinned: source_of(pinned, say) for pinned in images}
     for pinned, source in sources.items():
         say(f"image {pinned}: {source.kind}")
     record = {
@@ -85,14 +85,20 @@ def recipe_of(pinned: str) -> str:
     return name if name in BUILT_AS else ""
 
 
-def _source(pinned: str, say: Say) -> Source:
+def source_of(pinned: str, say: Say) -> Source:
+    """This machine's image of a pinned name, else its registry's, else one built here.
+
+    Raises StackroomError when it can be had from nowhere.
+    """
+    name = recipe_of(pinned)
+    if name and BUILT_AS[name] == OURS:
+        return Source(image_from_packages(name, say), OURS)
     if engine.inspect("image", pinned):
         return Source(pinned, LOCAL)
     say(f"pulling {pinned}")
     refusal = engine.pull(pinned)
     if not refusal:
         return Source(pinned, PULLED)
-    name = recipe_of(pinned)
     if not name:
         raise StackroomError(
             f"the image {pinned} cannot be pulled: {refusal}",
