@@ -17,6 +17,7 @@ import pytest
 from contract_server import REAL, UUID, WHICH, Server
 from pydantic import SecretStr
 from qdrant_client import QdrantClient
+from r2r_place import admin, anna, bob, r2r_place  # noqa: F401
 from stand_in_process import make
 
 from ops.clients.qdrant import connect

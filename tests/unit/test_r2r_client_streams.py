@@ -156,7 +156,7 @@ def test_filters_go_where_r2r_heeds_them(lab: Lab, r2r: R2R) -> None:
         "query": "door",
         "search_mode": "custom",
         "search_settings": {
-            "filters": {"collection_ids": {"$overlap": [str(TEAM)]}},
+            "filters": {"$and": [{"collection_ids": {"$overlap": [str(TEAM)]}}]},
             "limit": 3,
         },
     }

@@ -4,12 +4,12 @@ in it; only its owner and superusers change it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import quote
 from uuid import UUID
 
-from pydantic import SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from ops.clients.r2r.models import Collection, Document, Key, Message, NewKey, User
 from ops.clients.r2r.session import Page, Session
@@ -17,6 +17,26 @@ from ops.clients.r2r.wire import Ask
 
 USERS = "/v3/users"
 COLLECTIONS = "/v3/collections"
+
+
+class RouteLimits(BaseModel):
+    """Requests to one path: those of R2R's settings where None. It counts POST and DELETE alone."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    route_per_min: int | None = Field(default=None, ge=1)
+    monthly_limit: int | None = Field(default=None, ge=1)
+
+
+class Limits(BaseModel):
+    """What one user may do. R2R heeds `route_per_min` only inside of `route_overrides`, which goes
+    by the path as it is asked for, such as "/v3/documents"; superusers have no limits."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    global_per_min: int | None = Field(default=None, ge=1)
+    monthly_limit: int | None = Field(default=None, ge=1)
+    route_overrides: Mapping[str, RouteLimits] = Field(default_factory=dict)
 
 
 class Users:
@@ -53,10 +73,11 @@ class Users:
         *,
         name: str | None = None,
         superuser: bool | None = None,
-        limits: dict[str, Any] | None = None,
+        limits: Limits | None = None,
     ) -> User:
         """Change what is given. All but the name is for superusers only."""
-        body = {"name": name, "is_superuser": superuser, "limits_overrides": limits}
+        narrowed = limits.model_dump(exclude_none=True) if limits else None
+        body = {"name": name, "is_superuser": superuser, "limits_overrides": narrowed}
         given = {key: value for key, value in body.items() if value is not None}
         return self._session.result(Ask("POST", f"{USERS}/{user}", json=given), User)
 

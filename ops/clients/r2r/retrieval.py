@@ -56,8 +56,12 @@ class Generation(BaseModel):
 
 
 def in_collections(collections: Sequence[UUID]) -> dict[str, Any]:
-    """A filter: only documents of one of these collections."""
-    return {"collection_ids": {"$overlap": [str(each) for each in collections]}}
+    """A filter: only documents of one of these collections.
+
+    Inside of `$and`: where it stands alone, R2R takes it out for all but superusers, and adds the
+    user's own documents of every collection to what these hold.
+    """
+    return {"$and": [{"collection_ids": {"$overlap": [str(each) for each in collections]}}]}
 
 
 class Retrieval:
