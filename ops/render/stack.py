@@ -78,14 +78,14 @@ def render_stack(environment: Environment, memory_mib: int, cpus: int) -> Stack:
     documents = [yaml.safe_load(text) for text in compose.values()]
     services = []
     for name in _service_names(settings):
-        texts = [text for text in (_service_text(d, name) for d in documents) if text]
-        digest = _digest(texts, values, [file for file in mounted if _belongs(file, name)])
+        texts = [text for text in (service_text(d, name) for d in documents) if text]
+        digest = digest_of(texts, values, [file for file in mounted if _belongs(file, name)])
         values[f"{name.upper()}_CONFIG_SHA256"] = digest
         services.append(Service(name, _image(settings, name), digest))
     files = [
         *(RenderedFile(f"{STACK_DIR}/{name}", text) for name, text in compose.items()),
         *_trial_files(settings),
-        RenderedFile(f"{STACK_DIR}/.env", _env(values, list(compose)), mode=0o600),
+        RenderedFile(f"{STACK_DIR}/.env", env_text(values, list(compose)), mode=0o600),
         *mounted,
     ]
     return Stack(tuple(files), tuple(services), _volumes(settings), _build(settings))
@@ -216,7 +216,7 @@ def _qdrant_config(settings: Settings) -> RenderedFile:
     return RenderedFile(path, text, mode=0o400, uid=QDRANT_UID, secret=True)
 
 
-def _edge_names(environment: Environment) -> list[str]:
+def edge_names(environment: Environment) -> list[str]:
     """What the certificate is for: the domain, and the machine's address in URL form."""
     address = environment.machine.address.lower()
     try:
@@ -232,7 +232,7 @@ def _edge_names(environment: Environment) -> list[str]:
 
 def _caddyfile(environment: Environment) -> RenderedFile:
     settings = environment.settings
-    names = _edge_names(environment)
+    names = edge_names(environment)
     text = render(
         "edge/Caddyfile.j2",
         mode=settings.edge.mode.value,
@@ -274,7 +274,7 @@ def _belongs(file: RenderedFile, service: str) -> bool:
     return file.path.startswith(f"{STACK_DIR}/{service}/")
 
 
-def _service_text(document: dict[str, Any], service: str) -> str:
+def service_text(document: dict[str, Any], service: str) -> str:
     """What one compose file says that shapes a service; empty where it is of others only."""
     shaping = {"networks": document["networks"]} if "networks" in document else {}
     if service in document["services"]:
@@ -282,7 +282,7 @@ def _service_text(document: dict[str, Any], service: str) -> str:
     return yaml.safe_dump(shaping) if shaping else ""
 
 
-def _digest(texts: list[str], values: dict[str, str], files: list[RenderedFile]) -> str:
+def digest_of(texts: list[str], values: dict[str, str], files: list[RenderedFile]) -> str:
     """SHA-256 over the service's compose text, the values it uses, and its mounted files."""
     used = {name for text in texts for name in _VARIABLE.findall(text)}
     parts = [
@@ -293,7 +293,7 @@ def _digest(texts: list[str], values: dict[str, str], files: list[RenderedFile])
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
-def _env(values: dict[str, str], compose_files: list[str]) -> str:
+def env_text(values: dict[str, str], compose_files: list[str]) -> str:
     lines = [
         "# Written by Stackroom. Compose reads it; no secret is in it.",
         f"COMPOSE_PROJECT_NAME={PROJECT}",

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 
-from ops.settings.forms import Email, EnvironmentName, Image, Model, Port, Size, matching
+from ops.settings.forms import Email, EnvironmentName, Model, Port, Size, matching
 from ops.settings.r2r_keys import lint
 
 # what stands in URLs, which R2R puts together without quoting
@@ -177,11 +177,16 @@ class Smtp(Model):
 
 
 class Helper(Model):
-    """A service beside R2R that comes as somebody's image."""
+    """A service beside R2R. Its makers publish no tag that a default could pin."""
 
-    image: Annotated[Image, AfterValidator(_given)]
+    version: Annotated[
+        str,
+        matching(
+            r"(?!latest)[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}(@sha256:[0-9a-f]{64})?",
+            "a tag other than latest, best with @sha256: and its digest",
+        ),
+    ]
     memory: Size = "4G"
-    workers: Annotated[int, Field(ge=1, le=16)] = 2
 
 
 class R2R(Model):

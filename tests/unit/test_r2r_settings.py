@@ -112,8 +112,11 @@ MISTAKES = [
      "needs s3_access_key and s3_secret_key below [secrets.r2r] in secrets.toml"),
     ("[r2r.files]\nbucket = 'team'", 'r2r.files bucket, region and endpoint are for provider "s3" '
      "only"),
-    ("[r2r.unstructured]\nimage = 'ragtoriches/unst-prod'", "r2r.unstructured.image must be an "
-     "image pinned by a tag other than latest, or by its digest"),
+    *(
+        (f"[r2r.unstructured]\nversion = '{version}'", "r2r.unstructured.version must be a tag "
+         "other than latest, best with @sha256: and its digest")
+        for version in ("latest", "", "1.0@sha256:12", "a b")
+    ),
     ("[r2r.models]\nfast = 'fast'", "r2r.models.fast: fast is not among litellm.models (declared: "
      "chat, text-embedding-3-team)"),
     ("[litellm]\nversion = 'v1.82.8'", "litellm.version must be v1.84.0 or newer (security fixes)"),

@@ -1,0 +1,111 @@
+"""Rendered R2R stacks for the tests of this room. Environments are made by hand: no verb loads one
+before it can be deployed."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import stacks
+import yaml
+from settings_lab import SECRETS, settings_with
+
+from ops.render.files import RenderedFile
+from ops.render.r2r import R2RStack, render_r2r
+from ops.render.stack import STACK_DIR
+from ops.settings import Environment, Machine
+
+PASSWORDS = {
+    "secret_key": "canary-secret-key-0123456789abcdefghijk",
+    "admin_password": "canary-admin-0123456789abcdefghijklmno",
+    "postgres_password": "canary-postgres-0123456789abcdefghijkl",
+    "hatchet_postgres_password": "canary-queue-0123456789abcdefghijklmnop",
+    "hatchet_admin_password": "canary-hatchet-0123456789abcdefghijklm",
+    "rabbitmq_password": "canary-rabbit-0123456789abcdefghijklmno",
+    "litellm_master_key": "sk-canary-litellm-0123456789abcdefghij",
+}
+GIVEN = {
+    "provider_keys": {"MISTRAL_API_KEY": "canary-of-mistral", "UNUSED_KEY": "canary-unused"},
+    "s3_access_key": "canary-s3-access",
+    "s3_secret_key": "canary-s3-secret+/=",
+    "smtp_password": 'canary $mail "#\\ word',
+}
+MODELS = {
+    "chat": {"model": "mistral/mistral-large-latest", "key": "MISTRAL_API_KEY"},
+    "text-embedding-3-team": {"model": "openai/bge", "api_base": "http://203.0.113.40:8000/v1"},
+}
+FULL: dict[str, Any] = {
+    "files": {"provider": "s3", "bucket": "team", "region": "eu-central", "endpoint": "https://s3"},
+    "smtp": {
+        "server": "mail.example.com",
+        "username": "kb@example.com",
+        "sender": "kb@example.com",
+        "verify_addresses": True,
+    },
+}
+HOSTS = {"small": (7800, 2), "medium": (15600, 4), "high": (31700, 8)}
+
+
+class Rendered:
+    """The R2R stack of some settings, as Compose reads it."""
+
+    def __init__(
+        self,
+        memory_mib: int = 15600,
+        cpus: int = 4,
+        *,
+        edge: dict[str, Any] | None = None,
+        litellm: dict[str, Any] | None = None,
+        secrets: dict[str, Any] | None = None,
+        **r2r: Any,
+    ) -> None:
+        own = PASSWORDS | GIVEN | (secrets or {})
+        settings = settings_with(
+            stack="r2r",
+            r2r=r2r,
+            edge=edge or {},
+            litellm={"models": MODELS} | (litellm or {}),
+            secrets=SECRETS | {"r2r": own},
+        )
+        environment = Environment(Path("/nowhere/team"), settings, Machine(stacks.ADDRESSES[0]))
+        self.settings = settings
+        self.stack: R2RStack = render_r2r(environment, memory_mib, cpus)
+
+    @cached_property
+    def files(self) -> dict[str, RenderedFile]:
+        """The files by their path below the stack's folder."""
+        found = {file.path.removeprefix(f"{STACK_DIR}/"): file for file in self.stack.files}
+        assert len(found) == len(self.stack.files), "two files of one path"
+        return found
+
+    def text(self, name: str) -> str:
+        return self.files[name].content
+
+    @property
+    def env(self) -> dict[str, str]:
+        """`.env`, read strictly."""
+        return stacks.dotenv(self.text(".env"))
+
+    @property
+    def digests(self) -> dict[str, str]:
+        return {service.name: service.config_sha256 for service in self.stack.services}
+
+    @property
+    def compose_files(self) -> list[str]:
+        return self.env["COMPOSE_FILE"].split(":")
+
+    @cached_property
+    def project(self) -> dict[str, Any]:
+        """What `docker compose config` would make of the stack."""
+        merged: dict[str, Any] = {}
+        for name in self.compose_files:
+            merged = stacks.merge(merged, stacks.load(self.text(name)))
+        resolved = stacks.filled_in(merged, self.env)
+        assert isinstance(resolved, dict)
+        return resolved
+
+    @property
+    def litellm(self) -> dict[str, Any]:
+        found: dict[str, Any] = yaml.safe_load(self.text("litellm/config.yaml"))
+        return found
