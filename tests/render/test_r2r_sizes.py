@@ -12,6 +12,7 @@ from settings_lab import SECRETS, settings_with
 
 from ops.errors import SettingsError
 from ops.render import r2r_sizes
+from ops.render.files import ROOT
 from ops.render.memory import EDGE_MIB, SYSTEM_MIB
 from ops.render.r2r_sizes import PROFILES, Sizes
 from ops.settings import Settings
@@ -47,7 +48,8 @@ def sizes(host_mib: int, cpus: int, **r2r: Any) -> Sizes:
 def test_what_each_profile_gives_on_its_host(
     profile: str, orchestration: str, expected: tuple[int, ...]
 ) -> None:
-    """The numbers of docs/r2r.md."""
+    table = (ROOT / "docs" / "r2r.md").read_text(encoding="utf-8")
+    assert f"| {' | '.join(map(str, (profile, orchestration, *expected)))} |" in table
     seen = sizes(*HOSTS[profile], profile=profile, orchestration=orchestration)
     assert expected == (
         *(seen.r2r, seen.postgres, seen.litellm),
@@ -96,6 +98,14 @@ def test_all_limits_together_fit_the_host(
     bounds = PROFILES[profile]
     assert seen.documents <= bounds.documents
     assert seen.completions <= bounds.completions
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_the_least_host_is_told_and_holds(profile: str) -> None:
+    least = PROFILES[profile]
+    table = (ROOT / "docs" / "r2r.md").read_text(encoding="utf-8")
+    assert f"| {least.least_mib} MiB, {least.least_cpus} cores |" in table
+    assert sizes(least.least_mib, least.least_cpus, profile=profile, orchestration="simple").r2r
 
 
 def test_a_host_below_the_profile_is_refused_with_what_it_has() -> None:
