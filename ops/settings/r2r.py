@@ -22,8 +22,8 @@ _LINE = r"[\x20-\x26\x28-\x7e]+"
 # fmt: off
 UploadType = Literal[
     "bmp", "css", "csv", "doc", "docx", "eml", "epub", "gif", "heic", "htm", "html", "jpeg", "jpg",
-    "js", "json", "md", "mp3", "msg", "odt", "org", "p7s", "pdf", "png", "ppt", "pptx", "py", "rst", "rtf",
-    "svg", "tiff", "ts", "tsv", "txt", "xls", "xlsx",
+    "js", "json", "md", "mp3", "msg", "odt", "org", "p7s", "pdf", "png", "ppt", "pptx", "py", "rst",
+    "rtf", "svg", "tiff", "ts", "tsv", "txt", "xls", "xlsx",
 ]
 # fmt: on
 Alias = Annotated[
