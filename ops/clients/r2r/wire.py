@@ -116,11 +116,8 @@ class Wire:
             except BaseException:
                 answer.close()
                 raise
-        except (
-            httpx.LocalProtocolError,
-            UnicodeEncodeError,
-        ):  # it tells the header, secret and all
-            self.breaker.leave()
+        except (httpx.LocalProtocolError, UnicodeEncodeError):
+            self.breaker.leave()  # its text has the header in it, secret and all
             raise SettingsError(
                 f"the credentials for R2R at {self.url} hold what no header takes",
                 "look for a line break or a letter that is not ASCII in them",
