@@ -12,6 +12,7 @@ import pytest
 # no packages in tests: the stand-in's process is where the contract holds it to its word
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "contract"))
 
+from r2r_live import r2r
 from servers import (
     RcloneRemote,
     S3Server,
@@ -21,6 +22,8 @@ from servers import (
     s3_server,
     sftp_server,
 )
+
+__all__ = ["r2r"]  # a fixture, for every test of this folder
 
 
 @pytest.fixture(scope="session")
