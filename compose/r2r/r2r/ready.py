@@ -1,9 +1,9 @@
 """Whether R2R is ready, and closed: the health test of its container. Standard library only.
 
-R2R's own /v3/health answers 200 with its database gone. Even a 401 for a wrong token proves nothing:
-a failure while a JWT is checked counts as a wrong one. But what could be a key is looked up in the
-database after that, and where the look-up fails the answer is 500. Without any token, an R2R that
-asks for none would answer 200.
+R2R's own /v3/health answers 200 with its database gone. Even a 401 for a wrong token proves
+nothing: a failure while a JWT is checked counts as a wrong one. But what could be a key is looked
+up in the database after that, and where the look-up fails the answer is 500. Without any token, an
+R2R that asks for none would answer 200.
 """
 
 from __future__ import annotations
