@@ -12,6 +12,8 @@ from . import VERSION, rest, rpc
 from .config import load
 from .service import Service
 
+STOPS = (signal.SIGTERM, signal.SIGINT)
+
 
 def main() -> int:
     print(f"STAND-IN for qdrant {VERSION}, built on qdrant-edge-py; not the real server")
@@ -22,15 +24,14 @@ def main() -> int:
         return 1
     if not config.api_key:
         print("WARN no service.api_key: everybody may do everything")
+    # before there are other threads: one of them could take the signal, and wake nobody
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
     service = Service(config)
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
     grpc_server = rpc.serve(service)
     http_server = rest.Server(service)
     threading.Thread(target=http_server.serve_forever, daemon=True).start()
     print(f"REST on {config.host}:{config.http_port}, gRPC on {config.grpc_port}", flush=True)
-    stop.wait()
+    signal.sigwait(STOPS)
     http_server.stop()
     if grpc_server:
         grpc_server.stop(grace=5).wait()
