@@ -51,6 +51,9 @@ Email = Annotated[
 HostPath = Annotated[str, matching(r"|(/[\w.@+-]+)+", "an absolute path of a file on the host")]
 Image = Annotated[str, AfterValidator(_pinned_image)]
 Port = Annotated[int, Field(ge=1, le=65535)]
+Word = Annotated[
+    str, matching(r"[^\x00-\x1f\x7f]+", "one word of a command, without a line break in it")
+]
 Size = Annotated[str, matching(r"[1-9][0-9]*[MG]", 'a size such as "512M" or "2G"')]
 # a TOML string becomes the enum's member, in spite of `strict`
 FromText = Field(strict=False)
@@ -205,6 +208,7 @@ class Api(Model):
     port: Port = 8000
     memory: Size = "1G"
     user: Annotated[int, Field(ge=1, le=65534)] = 1000
+    index: list[Word] = []
 
     @model_validator(mode="after")
     def _one_source(self) -> Api:
