@@ -194,8 +194,6 @@ def test_what_the_plan_says(pair: Pair) -> None:
     assert row.bytes > 500 * 21 * 4 and made.needed > row.bytes and row.seconds > 0
     assert made.mode == "stream" and made.why
     assert made.to_json()["rows"][0]["name"] == name
-    refused = pair.plan(Wish((name,), mode="reindex"))
-    assert "index job" in refused.refusals[0]
 
 
 def test_a_source_that_lives_is_caught_up_with_and_switched(pair: Pair) -> None:

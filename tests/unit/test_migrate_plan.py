@@ -63,7 +63,6 @@ def test_the_mode_and_why(
         ("snapshot", ("1.17.0", "1.19.0"), False, "cannot read a snapshot"),
         ("snapshot", ("1.19.0", "1.18.0"), False, "cannot read a snapshot"),
         ("snapshot", ("1.19.0", "1.19.0"), True, "no snapshots"),
-        ("reindex", ("1.19.0", "1.19.0"), False, "defines none"),
     ],
 )
 def test_what_cannot_work_is_refused(
