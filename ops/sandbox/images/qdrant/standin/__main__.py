@@ -8,11 +8,14 @@ import sys
 import threading
 from pathlib import Path
 
-from . import VERSION, rest, rpc
-from .config import load
-from .service import Service
-
 STOPS = (signal.SIGTERM, signal.SIGINT)
+# They wait until they are asked for. To a container's first process one that comes before would
+# be lost; and later another thread could take it, and wake nobody.
+signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+
+from . import VERSION, rest, rpc  # noqa: E402
+from .config import load  # noqa: E402
+from .service import Service  # noqa: E402
 
 
 def main() -> int:
@@ -24,8 +27,6 @@ def main() -> int:
         return 1
     if not config.api_key:
         print("WARN no service.api_key: everybody may do everything")
-    # before there are other threads: one of them could take the signal, and wake nobody
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
     service = Service(config)
     grpc_server = rpc.serve(service)
     http_server = rest.Server(service)
