@@ -30,8 +30,14 @@ from ops.restore.whole import confirm, restore_stack, undo
 pytestmark = pytest.mark.services
 
 
+def be_soon_content(change: Callable[[object, str, object], None] = setattr) -> None:
+    """A container without a health check has to run for so long before it counts as started."""
+    change(live_room, "STEADY_SECONDS", 0.5)
+
+
 @pytest.fixture
-def stack(tmp_path: Path, restic: Path) -> Iterator[LiveStack]:
+def stack(tmp_path: Path, restic: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LiveStack]:
+    be_soon_content(monkeypatch.setattr)
     with live_stack(tmp_path) as stack:
         yield stack
         assert stack.left_over() == []
@@ -353,15 +359,10 @@ def test_points_that_are_missing_on_the_live_service_are_noticed(
     untouched(stack, before)
 
 
-def be_soon_content(change: Callable[[object, str, object], None] = setattr) -> None:
-    change(live_room, "STEADY_SECONDS", 0.5)
-
-
 def test_killed_at_any_step_of_the_switch_all_is_old_or_all_is_new(
-    stack: LiveStack, killer: Killer, monkeypatch: pytest.MonkeyPatch
+    stack: LiveStack, killer: Killer
 ) -> None:
     """Real containers; the rebuilt data are copies of the good ones, made anew for each kill."""
-    be_soon_content(monkeypatch.setattr)
     folders = {name: stack.mounted(name) for name in (stack.storage, stack.library)}
     good = stack.data()
     docker("stop", stack.qdrant)
