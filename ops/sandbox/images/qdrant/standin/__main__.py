@@ -13,6 +13,10 @@ STOPS = (signal.SIGTERM, signal.SIGINT)
 # be lost; and later another thread could take it, and wake nobody.
 signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
 
+from .lean import leave_the_clients  # noqa: E402
+
+leave_the_clients()
+
 from . import VERSION, rest, rpc  # noqa: E402
 from .config import load  # noqa: E402
 from .service import Service  # noqa: E402
