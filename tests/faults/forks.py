@@ -163,6 +163,7 @@ def main() -> int | None:
     import driver
 
     import ops.cli
+    import ops.cli.migrate
     import ops.cli.operator
 
     programs: dict[str, Callable[[], int | None]] = {
