@@ -221,10 +221,15 @@ def _unlike(new: CollectionInfo, old: CollectionInfo) -> str:
 
 def _unmovable(infos: dict[str, CollectionInfo]) -> list[str]:
     return [
-        f"{name} has shard keys of its own (sharding_method custom), which is not supported"
+        f"{name} has shard keys of its own ({_keys(info)}), which neither stream nor snapshot "
+        "carries over"
         for name, info in infos.items()
         if info.config["params"].get("sharding_method") == "custom"
     ]
+
+
+def _keys(info: CollectionInfo) -> str:
+    return ", ".join(str(key) for key in info.shard_keys[:10]) or "none made"
 
 
 def _notes(
