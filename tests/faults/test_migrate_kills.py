@@ -31,10 +31,19 @@ LONGEST = 1.5  # seconds after its first word until a run is killed
 STACKROOM = Path(sys.executable).with_name("stackroom")
 
 
-@pytest.fixture
-def pair(tmp_path: Path) -> Iterator[Pair]:
-    with make_pair(tmp_path) as made:
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    with make_pair(tmp_path_factory.mktemp("pair")) as made:
         yield made
+
+
+@pytest.fixture
+def pair(servers: Pair) -> Pair:
+    """Both run, whatever the test before has done."""
+    target = servers.process
+    if target and target.process and target.process.poll() is not None:
+        target.start()
+    return servers
 
 
 def same(pair: Pair, name: str, target: str) -> None:
