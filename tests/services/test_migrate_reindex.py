@@ -11,7 +11,7 @@ import os
 import secrets
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +29,7 @@ from ops.migrate.places import Place, place
 from ops.migrate.plan import Wish
 from ops.migrate.reindex import FilesPlan, Reindex
 from ops.migrate.server import Server
-from ops.migrate.shelf import INCOMING, KINDS, FolderShelf, HostShelf, Shelf
+from ops.migrate.shelf import INCOMING, KINDS, FolderShelf, HostShelf, Shelf, Write
 from ops.migrate.side import MigrationError
 from ops.migrate.state import Library, Store
 
@@ -350,6 +350,30 @@ def test_what_stands_against_it_is_said_before_anything_is_touched(lab: Lab) -> 
     gone = HostShelf(lab.source.shelf.environment, project="nobody")
     assert "the api of from is not deployed" in lab.plan(source=gone).refusals[0]
     assert lab.target.files() == {"library/guides/one.txt": b"of the target"}
+
+
+class Flipping(FolderShelf):
+    """What is read right and comes wrong: one letter of it."""
+
+    def pour(self, paths: Sequence[str], write: Write) -> None:
+        tar = bytearray()
+        super().pour(paths, tar.extend)
+        write(bytes(tar).replace(b"first", b"First"))
+
+
+def test_a_file_that_comes_wrong_never_gets_its_place(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ops.migrate.copying.MOST_PASSES", 1)
+    (tmp_path / "library").mkdir()
+    (tmp_path / "library" / "one").write_bytes(b"the first book")
+    (tmp_path / "library" / "two").write_bytes(b"the second book")
+    laptop = Flipping(str(tmp_path))
+    store = lab.prepared(laptop)
+    with pytest.raises(MigrationError, match="change as fast"):
+        lab.go_on(store, source=laptop)
+    assert lab.target.files() == {"library/two": b"the second book"}
+    assert not lab.runs()
 
 
 def test_a_connection_that_breaks_and_a_run_that_dies_cost_one_batch(
