@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import shlex
 import subprocess
+from collections import deque
 from collections.abc import Sequence
 
 from ops.backup.source import Event, Tell
@@ -19,6 +20,7 @@ from ops.migrate.shelf import PIECE, HostShelf
 FOLDER = "/var/lib/stackroom/index-jobs"
 STARTS = 1000  # or lost connections, which each have Patience of their own
 LONGEST = 200  # letters of a line that are shown
+LAST_LINES = 3
 LOST = -1  # the machine went down under it, or it was killed with all that watched it
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
@@ -89,7 +91,7 @@ class IndexJob:
                 patience.call(self._start, id)
             if state in ("ended", "lost"):
                 patience.call(self._read, READ, id, shown)
-                self.said = shown.last
+                self.said = "; ".join(shown.last)
                 return code
             patience.call(self._read, FOLLOW, id, shown)
         raise ServiceError(f"{self._host.name}: the index job does not start", f"ls -l {FOLDER}")
@@ -119,11 +121,12 @@ class IndexJob:
 
 
 class _Shown:
-    """What a job printed, as lines of progress. `seen` in bytes; `last`: its last words."""
+    """What a job printed, as lines of progress. `seen` in bytes; `last`: its last lines, for the
+    very last may be of the other one of its two streams."""
 
     def __init__(self, tell: Tell) -> None:
         self.seen = 0
-        self.last = ""
+        self.last: deque[str] = deque(maxlen=LAST_LINES)
         self._tell = tell
         self._rest = b""
 
@@ -133,7 +136,7 @@ class _Shown:
         self._rest = self._rest[-LONGEST:]
         for line in lines:
             if words := plain(line):
-                self.last = words
+                self.last.append(words)
                 self._tell(Event("index", words))
 
 
