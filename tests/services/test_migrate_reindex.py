@@ -432,7 +432,7 @@ def test_a_job_that_fails_is_tried_again_and_one_that_goes_on_without_us_is_foll
         assert found
         return found
 
-    with pytest.raises(MigrationError, match="ended with 1: .*no model answers") as caught:
+    with pytest.raises(MigrationError, match=r"ended with 1: .*no model answers") as caught:
         lab.go_on(store, source=laptop)
     assert "stackroom migrate resume" in caught.value.hint and JOBS in caught.value.hint
     assert (store.load().phase, library().code) == ("running", 1)
