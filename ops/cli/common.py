@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from typer.core import TyperGroup
 
 from ops.errors import StackroomError
 
@@ -24,9 +25,10 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 
-def new_app(help_text: str) -> typer.Typer:
+def new_app(help_text: str, cls: type[TyperGroup] | None = None) -> typer.Typer:
     """A group of verbs."""
     return typer.Typer(
+        cls=cls,
         no_args_is_help=True,
         add_completion=False,
         pretty_exceptions_enable=False,

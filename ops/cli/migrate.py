@@ -8,27 +8,28 @@ variables STACKROOM_FROM_KEY and STACKROOM_TO_KEY. `cutover --undo` takes a swit
 from __future__ import annotations
 
 import contextlib
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, NoReturn
 
 import typer
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
 from ops import inventory
-from ops.backup.source import Event, Tell, silent
-from ops.cli.common import Json, Yes, err, new_app, out, print_json, sure
+from ops.backup.source import Tell, silent
+from ops.cli.common import Json, Yes, new_app, out, print_json, sure
+from ops.cli.pace import watched
 from ops.cli.place import Elsewhere
 from ops.errors import SettingsError
 from ops.migrate import cutover as switching
+from ops.migrate import reindex
 from ops.migrate import verify as comparing
 from ops.migrate.load import WORKERS
 from ops.migrate.places import Place, opened, place
-from ops.migrate.plan import Plan, Wish, lines, make_plan
+from ops.migrate.plan import ModeWish, Plan, Wish, lines, make_plan
 from ops.migrate.ranges import Range
+from ops.migrate.report import Report
 from ops.migrate.run import Job, carry_out
+from ops.migrate.shelf import HostShelf
 from ops.migrate.side import Side
 from ops.migrate.state import BASE, Migration, Store, find, known
 
@@ -48,8 +49,11 @@ Aliases = Annotated[
     list[str] | None, typer.Option("--alias", help="Lead this alias to it, at the cutover.")
 ]
 ModeOption = Annotated[
-    Literal["auto", "stream", "snapshot", "reindex"],
-    typer.Option(help="stream: any versions. snapshot: the same or the next minor."),
+    ModeWish,
+    typer.Option(
+        help="stream: any versions. snapshot: the same or the next minor. reindex: the api's files "
+        "are copied, and its own index job makes the collections."
+    ),
 ]
 Still = Annotated[
     bool, typer.Option("--still", help="Nothing writes to the source: only count afterwards.")
@@ -57,8 +61,6 @@ Still = Annotated[
 Base = Annotated[Path, typer.Option("--state", help="Where migrations are remembered.")]
 Workers = Annotated[int, typer.Option(min=1, max=16, help="Batches under way at once.")]
 Id = Annotated[str, typer.Argument(help="The migration; empty: the newest.")]
-
-LINE_SECONDS = 10.0  # between lines of progress where there is no terminal
 
 
 @app.command()
@@ -79,8 +81,8 @@ def plan(
     """
     ends = _ends(context, source, to)
     wish = _wish(collection, new_name, alias, mode, still)
-    with opened(ends[0]) as one, opened(ends[1]) as other:
-        made = make_plan(one, other, ends, wish)
+    with _planned(ends, wish) as (made, _, _):
+        pass
     _show_plan(made, json_output=json_output)
     raise typer.Exit(2 if made.refusals else 0)
 
@@ -106,15 +108,17 @@ def run(
     """
     ends = _ends(context, source, to)
     wish = _wish(collection, new_name, alias, mode, still)
-    with opened(ends[0]) as one, opened(ends[1]) as other:
-        made = make_plan(one, other, ends, wish)
+    with _planned(ends, wish) as (made, one, other):
         if not json_output:
             _show_plan(made, json_output=False)
         migration = made.migration()
-        sure(f"Move {len(migration.moves)} collections to {made.destination}?", yes=yes)
+        what = f"Move {len(migration.moves)} collections"
+        if migration.library:
+            what = f"Copy {migration.library.files} files, and run the index job,"
+        sure(f"{what} to {made.destination}?", yes=yes)
         store = Store(state / migration.id)
         store.create(migration)
-        _carry_out(one, other, store, migration, workers, json_output=json_output)
+        _carry_out(one, other, store, ends, workers, json_output=json_output)
 
 
 @app.command()
@@ -128,8 +132,8 @@ def resume(
     store = find(state, migration_id)
     migration = store.load()
     ends = _remembered(migration)
-    with opened(ends[0]) as one, opened(ends[1]) as other:
-        _carry_out(one, other, store, migration, workers, json_output=json_output)
+    with _sides(ends, migration.mode) as (one, other):
+        _carry_out(one, other, store, ends, workers, json_output=json_output)
 
 
 @app.command()
@@ -163,11 +167,17 @@ def cutover(
         if undo or confirm:
             job = Job(target, target, store, migration)
             says = _undo(job, yes) if undo else _confirm(job, yes, drop_old=drop_old)
+        elif migration.library:
+            sure(f"Does nothing write to the files of {migration.source} now?", yes=yes)
+            with watched(quiet=json_output) as tell:
+                reindex.cut_over(_reindex(target, store, ends, tell))
+            migration = store.load()
+            says = f"cut over: {migration.destination} has every file, and its job has seen them"
         else:
             job = Job(stack.enter_context(opened(ends[0])), target, store, migration)
             led = ", ".join(each.alias for each in migration.switches) or "no alias"
             sure(f"Does nothing write to {migration.source} now? It leads {led}.", yes=yes)
-            with _watched(quiet=json_output) as job.tell:
+            with watched(quiet=json_output) as job.tell:
                 switching.cut_over(job)
             says = f"cut over: {led}; back: stackroom migrate cutover {migration.id} --undo"
     if json_output:
@@ -205,6 +215,9 @@ def verify(
         store = find(state, migration_id)
         migration = store.load()
         ends = _remembered(migration)
+        if migration.library:
+            with opened(ends[1]) as other:
+                _report(reindex.verify(_reindex(other, store, ends)), json_output)
         names = {move.name: move.target for move in migration.moves}
         aliases = migration.phase in ("cut over", "confirmed")  # until then they lead elsewhere
         for number, move in enumerate(migration.moves):
@@ -214,9 +227,13 @@ def verify(
     with (
         opened(ends[0]) as one,
         opened(ends[1]) as other,
-        _watched(quiet=json_output) as tell,
+        watched(quiet=json_output) as tell,
     ):
         report = comparing.verify(one, other, names, wanted, ranges=ranges, tell=tell)
+    _report(report, json_output)
+
+
+def _report(report: Report | reindex.FilesReport, json_output: bool) -> NoReturn:
     if json_output:
         print_json(report.model_dump(mode="json"))
     else:
@@ -245,6 +262,9 @@ def status(migration_id: Id = "", state: Base = BASE, json_output: Json = False)
             f"{migration.id}  {migration.phase}  {migration.source} to {migration.destination}",
             markup=False,
         )
+        if library := migration.library:
+            done = f"{library.put} put right, job tried {library.tries} times"
+            out.print(f"  {library.files} files: {library.step}, {done}", markup=False)
         for number, move in enumerate(migration.moves):
             moved = store.checkpoint(number).moved
             left = "" if move.left is None else f", {move.left} differed in pass {move.passes}"
@@ -272,31 +292,66 @@ def _wish(
     names: list[str] | None,
     new_name: str,
     aliases: list[str] | None,
-    mode: Literal["auto", "stream", "snapshot", "reindex"],
+    mode: ModeWish,
     still: bool,
 ) -> Wish:
     return Wish(tuple(names or ()), new_name, tuple(aliases or ()), mode, live=not still)
 
 
-def _show_plan(made: Plan, *, json_output: bool) -> None:
+@contextlib.contextmanager
+def _sides(ends: tuple[Place, Place], mode: str) -> Iterator[tuple[Side | None, Side]]:
+    """Both, opened; the source's Qdrant only where points are read from it."""
+    with contextlib.ExitStack() as stack:
+        one = None if mode == "reindex" else stack.enter_context(opened(ends[0]))
+        yield one, stack.enter_context(opened(ends[1]))
+
+
+@contextlib.contextmanager
+def _planned(
+    ends: tuple[Place, Place], wish: Wish
+) -> Iterator[tuple[Plan | reindex.FilesPlan, Side | None, Side]]:
+    with _sides(ends, wish.mode) as (one, other):
+        if one is None:
+            shelves = reindex.shelf_of(ends[0]), reindex.shelf_of(ends[1])
+            yield reindex.make_plan(shelves, other, ends, wish), one, other
+            return
+        made = make_plan(one, other, ends, wish)
+        yield reindex.instead(made, ends, other, wish) or made, one, other
+
+
+def _reindex(
+    target: Side, store: Store, ends: tuple[Place, Place], tell: Tell = silent
+) -> reindex.Reindex:
+    source, host = (reindex.shelf_of(end) for end in ends)
+    if source is None or not isinstance(host, HostShelf):
+        raise SettingsError(f"{ends[0].text} or {ends[1].text} has no [api] any more")
+    return reindex.Reindex(source, host, target, store, store.load(), tell)
+
+
+def _show_plan(made: Plan | reindex.FilesPlan, *, json_output: bool) -> None:
     if json_output:
         print_json(made.to_json())
     else:
-        out.print("\n".join(lines(made)), markup=False)
+        told = made.lines() if isinstance(made, reindex.FilesPlan) else lines(made)
+        out.print("\n".join(told), markup=False)
 
 
 def _carry_out(
-    source: Side,
+    source: Side | None,
     target: Side,
     store: Store,
-    migration: Migration,
+    ends: tuple[Place, Place],
     workers: int,
     *,
     json_output: bool,
 ) -> None:
-    with store.held("migrate"), _watched(quiet=json_output) as tell:
+    with store.held("migrate"), watched(quiet=json_output) as tell:
         migration = store.load()  # as it is now that nobody else is at it
-        carry_out(Job(source, target, store, migration, tell=tell, workers=workers))
+        if source is None or migration.library:
+            reindex.carry_out(_reindex(target, store, ends, tell))
+        else:
+            carry_out(Job(source, target, store, migration, tell=tell, workers=workers))
+    migration = store.load()
     if json_output:
         print_json(_document(store, migration))
         return
@@ -324,74 +379,3 @@ def _document(store: Store, migration: Migration) -> dict[str, object]:
     for number, move in enumerate(document["moves"]):
         move["moved"] = store.checkpoint(number).moved
     return {"schema_version": 1, "folder": str(store.folder)} | document
-
-
-@dataclass
-class _Pace:
-    """Points or bytes a second since a step began, and what that leaves."""
-
-    step: str = ""
-    begun: float = 0.0
-    first: int = 0
-
-    def words(self, event: Event) -> str:
-        now, step = time.monotonic(), f"{event.step} {event.item}"
-        if step != self.step:
-            self.step, self.begun, self.first = step, now, event.done
-        seconds, done = now - self.begun, event.done - self.first
-        if not event.total or not done or seconds < 0.2:
-            return ""
-        rate = done / seconds
-        left = (event.total - event.done) / rate
-        unit = "B" if event.step in ("download", "upload") else "points"
-        return f"{event.done} of {event.total}, {rate:.0f} {unit}/s, {left:.0f} s left"
-
-
-@contextlib.contextmanager
-def _watched(*, quiet: bool) -> Iterator[Tell]:
-    """What to hand to a run as its `tell`: a bar on a terminal, lines elsewhere, or nothing."""
-    if quiet:
-        yield silent
-    elif err.is_terminal:
-        columns = (
-            SpinnerColumn(),
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=24),
-            TextColumn("{task.fields[pace]}", markup=False),
-        )
-        with Progress(*columns, console=err, transient=True) as progress:
-            yield _bar(progress, progress.add_task("", total=None, pace=""))
-    else:
-        yield _lines()
-
-
-def _bar(progress: Progress, task: TaskID) -> Callable[[Event], None]:
-    pace = _Pace()
-
-    def tell(event: Event) -> None:
-        words = pace.words(event)
-        progress.update(
-            task,
-            description=f"{event.step} {event.item}",
-            completed=event.done,
-            total=event.total or None,
-            pace=words,
-        )
-
-    return tell
-
-
-def _lines() -> Callable[[Event], None]:
-    pace = _Pace()
-    said = 0.0
-
-    def tell(event: Event) -> None:
-        nonlocal said
-        fresh = pace.step != f"{event.step} {event.item}"
-        words = pace.words(event)
-        if fresh or time.monotonic() - said >= LINE_SECONDS:
-            said = time.monotonic()
-            with contextlib.suppress(OSError, ValueError):  # nobody reads any more: go on
-                err.print(f"  {event.step} {event.item}  {words}".rstrip(), markup=False)
-
-    return tell

@@ -16,28 +16,31 @@ from rich.table import Table
 from ops import deploy as deploying
 from ops import inventory
 from ops import sandbox as throw_away
-from ops.cli import backup, developer, escrow, migrate, restore, snapshot
 from ops.cli.common import Json, Yes, err, new_app, out, print_json, sure
+from ops.cli.later import later
 from ops.cli.place import Elsewhere, environment_of
 from ops.clients.edge import edge_ca, fingerprint
 from ops.clients.ssh import Remote
-from ops.demo.story import run as tell_story
 from ops.errors import SettingsError
-from ops.health import Status, examine, show
 from ops.render.stack import pinned_images
 from ops.settings import Environment, check_host_address
 
 DRIFT = 2  # the exit code of `plan` when the machine is not as the inventory says
 
-app = new_app("Turns a bare machine into a team's knowledge server, closed to everyone else.")
+app = new_app(
+    "Turns a bare machine into a team's knowledge server, closed to everyone else.",
+    later(
+        drill="ops.cli.restore:drill",
+        developer="ops.cli.developer:app",
+        backup="ops.cli.backup:app",
+        restore="ops.cli.restore:app",
+        snapshot="ops.cli.snapshot:app",
+        escrow="ops.cli.escrow:app",
+        migrate="ops.cli.migrate:app",
+        sandbox="ops.cli.operator:sandbox",
+    ),
+)
 sandbox = new_app("A throw-away machine for trying things out.")
-app.add_typer(developer.app, name="developer")
-app.add_typer(backup.app, name="backup")
-app.add_typer(restore.app, name="restore")
-app.add_typer(snapshot.app, name="snapshot")
-app.add_typer(escrow.app, name="escrow")
-app.add_typer(migrate.app, name="migrate")
-app.add_typer(sandbox, name="sandbox")
 
 
 @app.callback()
@@ -126,6 +129,8 @@ def deploy(
 
     Interrupted or failed, nothing is lost: the old stack keeps running and the next run finishes.
     """
+    from ops.health import Status, examine, show
+
     environment = environment_of(context)
     made = deploying.make_plan(environment, force_lockout=force_lockout)
     _show_plan(environment, made)
@@ -164,6 +169,8 @@ def doctor(
     json_output: Json = False,
 ) -> None:
     """Examine the machine and its services. Exit code 0 OK, 1 warning, 2 critical, 3 unknown."""
+    from ops.health import examine, show
+
     report = examine(environment_of(context), only=only or (), skip=skip or ())
     if json_output:
         print_json(report.to_json())
@@ -264,12 +271,11 @@ def engine() -> None:
     out.print(f"started dockerd, pid {pid}" if pid else "a Docker engine is there")
 
 
-app.command()(restore.drill)
-
-
 @app.command()
 def demo() -> None:
     """A bare machine becomes a closed, running server, and each claim is checked on the screen."""
+    from ops.demo.story import run as tell_story
+
     throw_away.start_engine()
     tell_story(out)
 

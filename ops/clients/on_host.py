@@ -1,4 +1,4 @@
-"""What the scripts that look at a machine share: commands, sections side by side, one JSON line.
+"""What scripts that look at a machine share: commands, rules, sections side by side, one JSON line.
 
 Sent ahead of them, see ops/clients/script.py: standard library only, Python 3.9 or newer.
 """
@@ -34,6 +34,20 @@ def run(*command: str, seconds: float, codes: tuple[int, ...] = (0,)) -> str:
         last = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()[-1]
         raise RuntimeError(f"{' '.join(command[:3])}: {last}")
     return done.stdout
+
+
+def chains(listing: str) -> dict[str, Any]:
+    """Policies and rules by chain, from what `iptables -S` prints."""
+    policies: dict[str, str] = {}
+    rules: dict[str, list[str]] = {}
+    for line in listing.splitlines():
+        kind, _, rest = line.partition(" ")
+        chain = rest.split(" ")[0]
+        if kind in ("-A", "-P", "-N"):
+            rules.setdefault(chain, []).extend([line] if kind == "-A" else [])
+        if kind == "-P":
+            policies[chain] = rest.split(" ")[1]
+    return {"policies": policies, "rules": rules}
 
 
 def gather(sections: dict[str, Callable[[], Any]], seconds: float) -> dict[str, dict[str, Any]]:

@@ -9,9 +9,11 @@ import contextlib
 import shlex
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import IO
 
 from ops.errors import UnreachableError
 from ops.settings import Environment
@@ -27,6 +29,27 @@ class Completed:
     returncode: int
     stdout: str
     stderr: str
+
+
+@dataclass(frozen=True)
+class Streaming:
+    """A remote command under way: `process` has its streams."""
+
+    process: subprocess.Popen[bytes]
+    errors: IO[bytes]
+    remote: Remote
+
+    def ended(self) -> Completed:
+        """Wait for its end; `stdout` is empty. Raises UnreachableError where ssh itself failed."""
+        code = self.process.wait()
+        self.errors.seek(0)
+        said = self.errors.read().decode(errors="replace")
+        if code == SSH_FAILED:
+            raise UnreachableError(
+                f"the SSH connection to {self.remote.machine.address} broke: {_last_line(said)}",
+                f"stackroom -e {self.remote.environment.name} doctor",
+            )
+        return Completed(code, "", said)
 
 
 class Remote:
@@ -55,11 +78,9 @@ class Remote:
 
         Raises UnreachableError when there is no answer within `timeout` seconds or no login.
         """
-        if self.machine.user != "root":
-            command = f"sudo -n sh -c {shlex.quote(command)}"
         try:
             done = subprocess.run(
-                [*self.ssh_command(), command],
+                [*self.ssh_command(), self._as_root(command)],
                 input=stdin,
                 capture_output=True,
                 text=True,
@@ -84,11 +105,9 @@ class Remote:
         `terminal`: with one there too, so that it can draw and ask; without `stdin` it reads
         nothing. However long it takes, it is waited for. Raises UnreachableError without a login.
         """
-        if self.machine.user != "root":
-            command = f"sudo -n sh -c {shlex.quote(command)}"
         options = ["-t" if terminal else "-T", "-o", "LogLevel=ERROR"]
         done = subprocess.run(
-            [*self.ssh_command(*options), command],
+            [*self.ssh_command(*options), self._as_root(command)],
             stdin=None if stdin else subprocess.DEVNULL,
             check=False,
         )
@@ -98,6 +117,34 @@ class Remote:
                 f"stackroom -e {self.environment.name} doctor",
             )
         return done.returncode
+
+    @contextlib.contextmanager
+    def stream(self, command: str, *, stdin: IO[bytes] | int) -> Iterator[Streaming]:
+        """A shell command as root whose standard output is read as bytes, as long as it takes.
+
+        `stdin`: an open file, subprocess.DEVNULL, or subprocess.PIPE to write to. Left before its
+        end, it is ended. Raises UnreachableError from `Streaming.ended` without a login, or where
+        the connection broke.
+        """
+        with tempfile.TemporaryFile() as errors:
+            process = subprocess.Popen(
+                [*self.ssh_command("-T", "-o", "LogLevel=ERROR"), self._as_root(command)],
+                stdin=stdin,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+            )
+            try:
+                yield Streaming(process, errors, self)
+            finally:
+                process.kill()
+                for pipe in (process.stdin, process.stdout):
+                    with contextlib.suppress(OSError):
+                        if pipe:
+                            pipe.close()
+                process.wait()
+
+    def _as_root(self, command: str) -> str:
+        return command if self.machine.user == "root" else f"sudo -n sh -c {shlex.quote(command)}"
 
     @contextlib.contextmanager
     def forward(self, port: int) -> Iterator[int]:

@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from ops.clients.on_host import answer
+from ops.clients.on_host import answer, chains
 from ops.developers.look_common import QUESTION, at, run
 from ops.developers.look_logins import accounts, keys
 from ops.developers.look_tokens import keys_of_qdrant, seen, tokens
@@ -30,19 +30,6 @@ def firewall() -> dict[str, Any]:
         family: chains(run(tool, "-w", "5", "-S"))
         for family, tool in (("v4", "iptables"), ("v6", "ip6tables"))
     }
-
-
-def chains(listing: str) -> dict[str, Any]:
-    policies: dict[str, str] = {}
-    rules: dict[str, list[str]] = {}
-    for line in listing.splitlines():
-        kind, _, rest = line.partition(" ")
-        chain = rest.split(" ")[0]
-        if kind in ("-A", "-P", "-N"):
-            rules.setdefault(chain, []).extend([line] if kind == "-A" else [])
-        if kind == "-P":
-            policies[chain] = rest.split(" ")[1]
-    return {"policies": policies, "rules": rules}
 
 
 def stored() -> dict[str, dict[str, list[str]]]:

@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ops.clients.on_host import answer
+from ops.clients.on_host import answer, chains
 from ops.clients.on_host import run as run_for
 
 SECTION_SECONDS = 8.0
@@ -197,22 +197,16 @@ def firewall() -> dict[str, Any]:
     """UFW's state, and policies and rules as `iptables -S` prints them, by family."""
     return {
         "ufw": "Status: active" in run("ufw", "status"),
-        "v4": chains(run("iptables", "-w", "2", "-S")),
-        "v6": chains(run("ip6tables", "-w", "2", "-S")),
+        "v4": filters(run("iptables", "-w", "2", "-S")),
+        "v6": filters(run("ip6tables", "-w", "2", "-S")),
     }
 
 
-def chains(listing: str) -> dict[str, Any]:
-    policies: dict[str, str] = {}
-    rules: dict[str, list[str]] = {}
-    for line in listing.splitlines():
-        kind, _, rest = line.partition(" ")
-        chain = rest.split(" ")[0]
-        if kind == "-P":
-            policies[chain] = rest.split(" ")[1]
-        if chain in CHAINS:
-            rules.setdefault(chain, []).extend([line] if kind == "-A" else [])
-    return {"policies": policies, "rules": rules}
+def filters(listing: str) -> dict[str, Any]:
+    """All policies, and the rules of the chains that the doctor judges."""
+    found = chains(listing)
+    rules = {name: found["rules"][name] for name in CHAINS if name in found["rules"]}
+    return {"policies": found["policies"], "rules": rules}
 
 
 def guard() -> dict[str, Any]:

@@ -129,7 +129,9 @@ def _install(lock: str, environment: str, python: str) -> StringCommand:
         " --disable-pip-version-check --no-input --no-cache-dir --require-hashes"
         f" --only-binary=:all: -r {lock};"
         f" $new/bin/python -c {shlex.quote(PROBE)}; chmod 755 $new; sync;"
-        f" rm -rf {environment}; mv -T $new {environment}"
+        # where the other was quicker, its environment is as good
+        f" rm -rf {environment}; mv -T $new {environment} 2>/dev/null"
+        f" || {{ rm -rf $new; {environment}/bin/python -c {shlex.quote(PROBE)}; }}"
     )
     return StringCommand(f"sh -c {shlex.quote(script)}")
 

@@ -92,6 +92,8 @@ def place(files: list[RenderedFile]) -> Commands:
     show_diff(changed)
     for file in changed:
         yield upload(file)
+    if any(file.path.startswith("/etc/systemd/system/") for file in changed):
+        yield "systemctl daemon-reload"
 
 
 @operation()

@@ -65,8 +65,9 @@ def undo(job: Job) -> None:
     """Lead every alias back. Raises MigrationError where one was led elsewhere since, or where
     what it led to is gone: then none is touched."""
     migration = job.migration
-    if migration.phase != "cut over":
-        raise MigrationError(f"migration {migration.id} is {migration.phase}: nothing to undo")
+    if migration.phase != "cut over" or not migration.switches:
+        led = migration.phase if migration.switches else "one that leads no alias"
+        raise MigrationError(f"migration {migration.id} is {led}: nothing to undo")
     there, collections = job.target.aliases(), set(job.target.collections())
     for switch in migration.switches:
         now = there.get(switch.alias, "")

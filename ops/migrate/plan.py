@@ -23,6 +23,7 @@ INDEX_SHARE = 1.5  # of the vectors: what the index and Qdrant's own lists add
 ROOM = 2.0  # of all of it: the optimizer copies what it works on
 WAL = 96 * 1024 * 1024  # bytes of a collection without a point
 MANY = 100_000  # points, from which carrying the index pays
+READS = {True: ", reads its snapshots", False: ", cannot read its snapshots", None: ""}
 ModeWish = Literal["auto", "stream", "snapshot", "reindex"]
 
 
@@ -71,6 +72,8 @@ class Plan:
     needed: int = 0
     free: int | None = None
     live: bool = True
+    readable: bool | None = None  # the target a snapshot of the source; None: it makes none
+    unmovable: list[str] = field(default_factory=list)  # the refusals that no other name ends
 
     def to_json(self) -> dict[str, Any]:
         switches = [each.model_dump() for each in self.switches]
@@ -105,13 +108,15 @@ def make_plan(source: Side, target: Side, ends: tuple[Place, Place], wish: Wish)
         return plan
     _name_targets(plan, source, target, infos, wish)
     _lead_aliases(plan, target, infos, wish)
-    plan.refusals += _unmovable(infos)
+    plan.readable = readable(*versions) if source.is_server else None
+    plan.unmovable = _unmovable(infos)
+    plan.refusals += plan.unmovable
     plan.notes += _notes(source, infos, ends, versions)
     plan.needed = sum(round(row.bytes * ROOM) + WAL for row in plan.rows)
     plan.free = free_bytes(ends[1])
     if plan.free is not None and plan.free < plan.needed:
         plan.refusals.append(
-            f"{target.name} has {_size(plan.free)} free, and {_size(plan.needed)} are needed"
+            f"{target.name} has {size(plan.free)} free, and {size(plan.needed)} are needed"
         )
     return plan
 
@@ -141,15 +146,6 @@ def _mode(
     """The mode, why, and what stands against it."""
     servers = source.is_server and target.is_server
     fits = servers and readable(*versions)
-    if wish == "reindex":
-        return (
-            "stream",
-            "",
-            [
-                "mode reindex needs an index job of the team's own api, and settings.toml's [api] "
-                "defines none (how to start it, and where it tells its progress)"
-            ],
-        )
     if wish == "snapshot":
         if not servers:
             return "snapshot", "", ["a local folder has no snapshots: --mode stream"]
@@ -225,10 +221,15 @@ def _unlike(new: CollectionInfo, old: CollectionInfo) -> str:
 
 def _unmovable(infos: dict[str, CollectionInfo]) -> list[str]:
     return [
-        f"{name} has shard keys of its own (sharding_method custom), which is not supported"
+        f"{name} has shard keys of its own ({_keys(info)}), which neither stream nor snapshot "
+        "carries over"
         for name, info in infos.items()
         if info.config["params"].get("sharding_method") == "custom"
     ]
+
+
+def _keys(info: CollectionInfo) -> str:
+    return ", ".join(str(key) for key in info.shard_keys[:10]) or "none made"
 
 
 def _notes(
@@ -333,7 +334,7 @@ def _kind(schema: Any) -> str:
     return str(schema.get("type", "?")) if isinstance(schema, dict) else str(schema)
 
 
-def _size(count: float) -> str:
+def size(count: float) -> str:
     for unit in ("B", "KiB", "MiB", "GiB"):
         if count < 1024:
             return f"{count:.0f} {unit}"
@@ -350,11 +351,11 @@ def lines(plan: Plan) -> list[str]:
     text = [
         f"{counted(len(plan.rows), 'collection')}, {counted(points, 'point')}: {verdict}",
         f"  from  {plan.source} ({plan.source_version})",
-        f"  to    {plan.destination} ({plan.destination_version})",
+        f"  to    {plan.destination} ({plan.destination_version}{READS[plan.readable]})",
     ]
     for row in plan.rows:
         new = "" if row.target == row.name else f" as {row.target}"
-        estimate = f"{_size(row.bytes)}, about {row.seconds:.0f} s"
+        estimate = f"{size(row.bytes)}, about {row.seconds:.0f} s"
         text += [
             f"  {row.name}{new}: {row.points} points, {estimate}",
             f"    vectors       {'; '.join(row.vectors)}",
@@ -364,8 +365,8 @@ def lines(plan: Plan) -> list[str]:
     for switch in plan.switches:
         before = f", now {switch.led_to}" if switch.led_to else ""
         text.append(f"  at the cutover the alias {switch.alias} leads to {switch.target}{before}")
-    free = "unknown; look yourself" if plan.free is None else _size(plan.free)
-    text.append(f"  disk: needed {_size(plan.needed)}, free {free}")
+    free = "unknown; look yourself" if plan.free is None else size(plan.free)
+    text.append(f"  disk: needed {size(plan.needed)}, free {free}")
     text += [f"  note: {note}" for note in plan.notes]
     return text + [f"  refused: {refusal}" for refusal in plan.refusals]
 

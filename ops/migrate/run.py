@@ -55,17 +55,21 @@ def carry_out(job: Job) -> None:
     Refuses one that was cut over: programs may have written to the target since.
     """
     migration = job.migration
+    refuse_once_over(migration)
+    for number, move in enumerate(migration.moves):
+        with _named(move, migration.id):
+            _move(job, number, move)
+    migration.phase = "ready"
+    job.note()
+
+
+def refuse_once_over(migration: Migration) -> None:
     if migration.phase not in ("running", "ready"):
         raise MigrationError(
             f"migration {migration.id} is {migration.phase}: moving its points again would undo "
             "what was written since",
             "stackroom migrate plan ... for another one",
         )
-    for number, move in enumerate(migration.moves):
-        with _named(move, migration.id):
-            _move(job, number, move)
-    migration.phase = "ready"
-    job.note()
 
 
 def _move(job: Job, number: int, move: Move) -> None:

@@ -128,7 +128,14 @@ class Server:
                 raise MigrationError(f"{self.name} has no collection {name}") from None
             raise
         led = [alias for alias, leads in self.aliases().items() if leads == name]
-        return described(name, answer, self.count(name), led)
+        custom = answer["config"]["params"].get("sharding_method") == "custom"
+        keys = self._shard_keys(name) if custom else []
+        return described(name, answer, self.count(name), led, keys)
+
+    def _shard_keys(self, name: str) -> list[PointId]:
+        found = self.request("GET", f"{path_of(name)}/cluster")
+        shards = [*found["local_shards"], *found["remote_shards"]]
+        return list({shard["shard_key"] for shard in shards if "shard_key" in shard})
 
     def count(self, name: str) -> int:
         found = self.request("POST", f"{path_of(name)}/points/count", {"exact": True})

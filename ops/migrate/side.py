@@ -173,7 +173,13 @@ def without_never_moved(aliases: dict[str, str]) -> dict[str, str]:
     return {alias: name for alias, name in aliases.items() if name not in NEVER_MOVED}
 
 
-def described(name: str, answer: Json, points: int, aliases: Sequence[str]) -> CollectionInfo:
+def described(
+    name: str,
+    answer: Json,
+    points: int,
+    aliases: Sequence[str],
+    shard_keys: Sequence[PointId] = (),
+) -> CollectionInfo:
     """From the REST answer of GET /collections/<name>."""
     config = answer["config"]
     params = config["params"]
@@ -191,6 +197,7 @@ def described(name: str, answer: Json, points: int, aliases: Sequence[str]) -> C
         config=config,
         aliases=tuple(sorted(aliases)),
         status=str(answer.get("status", "green")),
+        shard_keys=tuple(sorted(shard_keys, key=str)),
     )
 
 

@@ -1,7 +1,8 @@
 """A migration as a folder on the operator's machine: what was decided, and how far it is.
 
-<id>/migration.json, <n>-ranges.json (written once) and <n>-checkpoint.json for each collection;
-each replaced as a whole and synced. No key, no payload and no vector is ever in it.
+<id>/migration.json, <n>-ranges.json (written once) and <n>-checkpoint.json for each collection,
+files.json for mode reindex; each replaced as a whole and synced. No key, no payload and no vector
+is ever in it.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ SAVE_SECONDS = 0.5  # between checkpoints: what is lost to a kill is moved again
 
 Step = Literal["planned", "creating", "loading", "settling", "finishing", "ready"]
 Phase = Literal["running", "ready", "cut over", "undone", "confirmed"]
-Mode = Literal["stream", "snapshot"]
+Mode = Literal["stream", "snapshot", "reindex"]
 
 
 class _Model(BaseModel):
@@ -52,6 +53,21 @@ class Move(_Model):
     left: int | None = None
 
 
+class Library(_Model):
+    """What mode reindex brings: files, and what the api's index job made of them. `put`: files put
+    right, all passes together. `before` and `after` it: points of the target's collections."""
+
+    files: int
+    bytes: int
+    step: Literal["copying", "indexing", "ready"] = "copying"
+    put: int = 0
+    job: list[str] = []
+    tries: int = 0
+    code: int | None = None
+    before: dict[str, int] = {}
+    after: dict[str, int] = {}
+
+
 class Switch(_Model):
     """An alias of the target, and where it led before: "" where it was not there."""
 
@@ -72,6 +88,7 @@ class Migration(_Model):
     phase: Phase = "running"
     live: bool = True
     moves: list[Move]
+    library: Library | None = None
     switches: list[Switch] = []
 
 
@@ -121,11 +138,22 @@ class Store:
         document = self._read(self._checkpoint(number))
         return Checkpoint() if document is None else Checkpoint.from_json(document)
 
+    def save_files(self, ours: dict[str, list[str]]) -> None:
+        write_durably(self._files, json.dumps(ours) + "\n")
+
+    def files(self) -> dict[str, list[str]]:
+        """By path, the marks of what this migration put there: see copying."""
+        return self._read(self._files) or {}
+
     @contextlib.contextmanager
     def held(self, doing: str) -> Iterator[None]:
         """Raises LockedError while another process is at this migration."""
         with hold(self.folder, doing):
             yield
+
+    @property
+    def _files(self) -> Path:
+        return self.folder / "files.json"
 
     def _ranges(self, number: int) -> Path:
         return self.folder / f"{number}-ranges.json"

@@ -54,6 +54,9 @@ def base_files(settings: Settings, login: str = "root") -> list[RenderedFile]:
             "/etc/systemd/system/stackroom-guard.service",
             render("systemd/stackroom-guard.service.j2"),
         ),
+        RenderedFile(
+            "/etc/systemd/system/ufw.service.d/stackroom.conf", render("systemd/ufw.conf.j2")
+        ),
     ]
 
 

@@ -46,6 +46,9 @@ def _account(text: str) -> str:
 
 
 HostPath = Annotated[str, matching(r"|(/[\w.@+-]+)+", "an absolute path of a file on the host")]
+Word = Annotated[
+    str, matching(r"[^\x00-\x1f\x7f]+", "one word of a command, without a line break in it")
+]
 # a TOML string becomes the enum's member, in spite of `strict`
 FromText = Field(strict=False)
 
@@ -199,6 +202,7 @@ class Api(Model):
     port: Port = 8000
     memory: Size = "1G"
     user: Annotated[int, Field(ge=1, le=65534)] = 1000
+    index: list[Word] = []
 
     @model_validator(mode="after")
     def _one_source(self) -> Api:

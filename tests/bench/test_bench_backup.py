@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import re
 import secrets
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,13 +31,6 @@ SMALLEST, MIDDLE = 0.1, 1.0
 TURNS, WHOLE_TURNS = 5, 3
 AGAIN = 3  # runs of the same on what is no larger than MIDDLE; one on what is
 FLAT = 16e6  # bytes by which the peaks of the smallest and the largest may differ
-
-
-@pytest.fixture(scope="module")
-def folder() -> Iterator[Path]:
-    """Not pytest's own: that keeps what is in it."""
-    with tempfile.TemporaryDirectory(prefix="stackroom-bench-") as folder:
-        yield Path(folder)
 
 
 @pytest.fixture(scope="module")

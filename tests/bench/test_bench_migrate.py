@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,13 +29,6 @@ MOST_MEMORY = 250 * MB  # of our own process
 FLAT = 60 * MB  # by which the peaks of the smallest and the largest may differ
 
 Ends = tuple[str, Rest, Rest]
-
-
-@pytest.fixture(scope="module")
-def folder() -> Iterator[Path]:
-    """Not pytest's own: that keeps what is in it."""
-    with tempfile.TemporaryDirectory(prefix="stackroom-bench-") as folder:
-        yield Path(folder)
 
 
 @pytest.fixture(scope="module")

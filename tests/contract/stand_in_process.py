@@ -6,8 +6,6 @@ import contextlib
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import warm_stand_in
 import yaml
+from warm_stand_in import PROGRAM as PROGRAM
 
-PROGRAM = Path(__file__).resolve().parents[2] / "ops/sandbox/images/qdrant"
+START_SECONDS = 120  # on a machine that has much else to do
 
 
 @dataclass
@@ -28,7 +28,7 @@ class StandIn:
     key: str
     http_port: int
     grpc_port: int
-    process: subprocess.Popen[bytes] | None = None
+    process: warm_stand_in.Process | None = None
 
     @property
     def url(self) -> str:
@@ -39,28 +39,26 @@ class StandIn:
         return (self.folder / "log").read_text()
 
     def start(self, **environment: str) -> None:
-        with (self.folder / "log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "standin"],
-                cwd=self.folder,
-                env=os.environ
-                | {"PYTHONPATH": str(PROGRAM), "PYTHONDONTWRITEBYTECODE": "1"}
-                | environment,
-                stdout=log,
-                stderr=log,
-            )
-        deadline = time.monotonic() + 20
-        while time.monotonic() < deadline and self.process.poll() is None:
-            with contextlib.suppress(httpx.TransportError):
-                httpx.get(f"{self.url}/readyz").raise_for_status()
-                return
-            time.sleep(0.05)
-        raise AssertionError(f"the stand-in did not start:\n{self.log}")
+        self.process = warm_stand_in.start(
+            self.folder, os.environ | environment, self.folder / "log"
+        )
+        wait_until_ready(self)
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         assert self.process is not None
         self.process.send_signal(number)
-        return self.process.wait(20)
+        return self.process.wait(START_SECONDS)
+
+
+def wait_until_ready(stand_in: StandIn) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    with httpx.Client(verify=False) as asking:  # noqa: S501 - plain HTTP on loopback
+        while time.monotonic() < deadline and stand_in.process and stand_in.process.poll() is None:
+            with contextlib.suppress(httpx.TransportError):
+                asking.get(f"{stand_in.url}/readyz").raise_for_status()
+                return
+            time.sleep(0.02)
+    raise AssertionError(f"the stand-in did not start:\n{stand_in.log}")
 
 
 def make(folder: Path, key: str, settings: Mapping[str, Any] | None = None) -> StandIn:

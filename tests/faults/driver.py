@@ -1,4 +1,4 @@
-"""The run under test as a process of its own: `driver.py <config> <credentials> [options]`.
+"""The run under test, as a process: `driver.py <config> <credentials> [options]`, or a fork of it.
 
 It calls what the verb calls, and nothing in the code under test knows that it may be killed: the
 `tell` that is given counts the boundaries and kills this process at the one that was asked for.
@@ -15,10 +15,11 @@ import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from ops.backup import sources, store, upkeep
+from ops.backup import post, sources, store, upkeep
 from ops.backup.qdrant import QdrantCollector
 from ops.backup.run import back_up
 from ops.backup.source import Event
+from ops.clients import restic_words
 from ops.errors import StackroomError
 from ops.settings.host import Credentials, load_host_config
 
@@ -37,6 +38,10 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--full", action="store_true", help="of a check")
     parser.add_argument("--dry-run", action="store_true", help="of a prune")
     parser.add_argument("--silence", type=float, default=60.0, help="until Qdrant counts as gone")
+    parser.add_argument("--messenger", type=Path, default=post.MESSENGER)
+    parser.add_argument("--patience", type=float, default=post.PATIENCE_SECONDS, help="its own")
+    parser.add_argument("--restic-patience", type=float, default=restic_words.PATIENCE_SECONDS)
+    parser.add_argument("--restic-failed", type=float, default=restic_words.FAILED_SECONDS)
     parser.add_argument("--days-ahead", type=float, default=0.0, help="of the clock")
     return parser.parse_args()
 
@@ -44,6 +49,9 @@ def parsed() -> argparse.Namespace:
 def main() -> int:
     given = parsed()
     store.ANSWER_SECONDS = given.answer_seconds
+    restic_words.PATIENCE_SECONDS = given.restic_patience
+    restic_words.FAILED_SECONDS = given.restic_failed
+    post.MESSENGER, post.PATIENCE_SECONDS = given.messenger, given.patience
     sources.QdrantCollector = functools.partial(QdrantCollector, silence=given.silence)
     seen: set[str] = set()
 

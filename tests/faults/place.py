@@ -22,13 +22,16 @@ from pathlib import Path
 from typing import Any
 
 from cheap_repository import lay_repository
+from forks import Fork, fork
 from servers import PASSWORD, credentials
 
 DRIVER = Path(__file__).with_name("driver.py")
+QUICK_MESSENGER = Path(__file__).with_name("quick_messenger.py")
 CONTENT = {
     "notes/plan.md": b"# plan\n" * 64,
     "library/book.bin": random.Random(1).randbytes(300_000),  # noqa: S311 - not to be compressed
 }
+Process = Fork | subprocess.Popen[str]
 RUN_SECONDS = 180  # no run of these tests takes that long; one that hangs has failed
 
 
@@ -82,6 +85,8 @@ class Place:
     sources: list[dict[str, Any]] = field(default_factory=list)
     config: dict[str, Any] = field(default_factory=dict)
     secrets: dict[str, str] = field(default_factory=dict)
+    fresh: bool = False  # a run is an interpreter of its own, and no fork
+    real_messenger: bool = False
 
     @property
     def base(self) -> Path:
@@ -124,21 +129,25 @@ class Place:
         if without is None:
             (self.folder / "credentials/restic_password").unlink()
 
-    def start(self, *options: str, **environment: str) -> subprocess.Popen[str]:
+    def start(self, *options: str, **environment: str) -> Process:
         """Start a run; `finish` waits for it."""
         self.write()
+        words = [str(self.folder / "backup.json"), str(self.folder / "credentials")]
+        words += options
+        if not self.real_messenger:
+            words += ["--messenger", str(QUICK_MESSENGER)]
+        given = os.environ | {"STACKROOM_RESTIC": str(self.restic)} | environment
+        if not self.fresh:
+            return fork("driver", words, given)
         return subprocess.Popen(
-            [
-                *(sys.executable, str(DRIVER), str(self.folder / "backup.json")),
-                *(str(self.folder / "credentials"), *options),
-            ],
-            env=os.environ | {"STACKROOM_RESTIC": str(self.restic)} | environment,
+            [sys.executable, str(DRIVER), *words],
+            env=given,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
         )
 
-    def finish(self, process: subprocess.Popen[str], kind: str = "backup") -> Run:
+    def finish(self, process: Process, kind: str = "backup") -> Run:
         try:
             _, stderr = process.communicate(timeout=RUN_SECONDS)
         except subprocess.TimeoutExpired:

@@ -15,12 +15,20 @@ from servers import remount, small_disk
 pytestmark = pytest.mark.services
 SEEDS = range(5)
 DATA = 6_000_000  # bytes of new data that each run wants to store
+# until a refusal that restic repeats is believed, and until it has ended after one: 4 s, and 15
+SOON = ("--restic-patience", "1", "--restic-failed", "4")
 
 
 @pytest.fixture
-def disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
-    """64 MB under the folder that the test names."""
-    with small_disk(tmp_path / request.param, "64m") as mounted:
+def disk(place: Place, request: pytest.FixtureRequest) -> Iterator[Path]:
+    """64 MB under the folder of the place that the test names."""
+    folder = place.folder / request.param
+    aside = place.folder / "aside"
+    if folder.exists():
+        folder.rename(aside)
+    with small_disk(folder, "64m") as mounted:
+        if aside.exists():
+            shutil.copytree(aside, mounted, dirs_exist_ok=True)
         yield mounted
 
 
@@ -64,7 +72,7 @@ def test_the_repository_fills_up(place: Place, disk: Path, seed: int) -> None:
     good = place.good()
     grow(place, seed)
     filler = leave(disk, random.Random(seed).randrange(0, DATA))  # noqa: S311
-    done = place.run()
+    done = place.run(*SOON)
     place.survives(done, good)
     filler.unlink()
     place.next_run_is_clean()
@@ -91,7 +99,7 @@ def test_too_little_room_is_said_before_anything_is_written(place: Place, disk: 
 def test_a_read_only_repository(place: Place, disk: Path) -> None:
     good = place.good()
     remount(disk, ["ro"])
-    done = place.run()
+    done = place.run(*SOON)
     remount(disk, ["rw"])
     place.survives(done, good)
     place.next_run_is_clean()

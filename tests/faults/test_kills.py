@@ -72,9 +72,12 @@ def test_killed_again_and_again_at_every_boundary(
 
 
 def test_killed_once_at_each_boundary_the_whole_oracle_holds(place: Place) -> None:
+    place.real_messenger = True
     for step in boundaries(place):
         good = place.good()
-        place.run("--kill-at", step)
+        place.fresh = True
+        assert place.run("--kill-at", step).code == -signal.SIGKILL, step
+        place.fresh = False
         place.still_restores(good)
         place.nothing_half()
         place.next_run_is_clean()
@@ -90,13 +93,16 @@ def test_killed_once_at_each_boundary_the_whole_oracle_holds(place: Place) -> No
 def test_killed_at_any_moment(place: Place) -> None:
     """Also in the middle of restic, of a record, of a start."""
     moments = random.Random(7)  # noqa: S311 - the same moments each time
-    begun = time.monotonic()
-    good: Good = place.good()
-    whole = time.monotonic() - begun
+    whole: dict[bool, float] = {}  # seconds of a run
+    for place.fresh in (True, False):
+        begun = time.monotonic()
+        good: Good = place.good()
+        whole[place.fresh] = time.monotonic() - begun
     snapshots = place.snapshots()
-    for _ in range(AT_ANY_MOMENT):
+    for number in range(AT_ANY_MOMENT):
+        place.fresh = number % 8 == 0
         process = place.start()
-        time.sleep(moments.uniform(0.1, 1.0) * whole)
+        time.sleep(moments.uniform(0.1, 1.0) * whole[place.fresh])
         process.kill()
         place.finish(process)
         snapshots = unhurt(place, snapshots)

@@ -11,10 +11,11 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from forks import Fork, fork
 from migrate_data import Dataset
 from migrate_pair import REAL, Pair, make_pair, points
 
@@ -30,10 +31,19 @@ LONGEST = 1.5  # seconds after its first word until a run is killed
 STACKROOM = Path(sys.executable).with_name("stackroom")
 
 
-@pytest.fixture
-def pair(tmp_path: Path) -> Iterator[Pair]:
-    with make_pair(tmp_path) as made:
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    with make_pair(tmp_path_factory.mktemp("pair")) as made:
         yield made
+
+
+@pytest.fixture
+def pair(servers: Pair) -> Pair:
+    """Both run, whatever the test before has done."""
+    target = servers.process
+    if target and target.process and target.process.poll() is not None:
+        target.start()
+    return servers
 
 
 def same(pair: Pair, name: str, target: str) -> None:
@@ -62,7 +72,9 @@ def test_fifty_kills_lose_nothing_and_change_nothing(pair: Pair) -> None:
             # a quarter while it is made; after its share of kills a migration may end
             longest = 0.1 if chance.random() < 0.25 else LONGEST
             limit = chance.uniform(0, longest) if kills < share * (finished + 1) else None
-            code = _run(pair, name, target, state, limit, still)
+            # the program itself for one kill in ten, and forks of it for the others
+            start = _program if kills % 10 == 0 else _fork
+            code = _run(start, pair, name, target, state, limit, still)
             if code is None:
                 kills += 1
                 stores = known(state)
@@ -78,8 +90,31 @@ def test_fifty_kills_lose_nothing_and_change_nothing(pair: Pair) -> None:
     assert "loading" in steps
 
 
+Start = Callable[[list[str], dict[str, str]], Fork | subprocess.Popen[str]]
+
+
+def _fork(words: list[str], environment: dict[str, str]) -> Fork:
+    return fork("stackroom", words, environment)
+
+
+def _program(words: list[str], environment: dict[str, str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [STACKROOM, *words],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
 def _run(
-    pair: Pair, name: str, target: str, state: Path, limit: float | None, more: list[str]
+    start: Start,
+    pair: Pair,
+    name: str,
+    target: str,
+    state: Path,
+    limit: float | None,
+    more: list[str],
 ) -> int | None:
     """The verb, killed `limit` seconds after its first word; its exit code, None for a kill."""
     if known(state):
@@ -88,13 +123,7 @@ def _run(
         ends = ["--from", pair.source.url, "--to", pair.target.url]
         verb = ["run", *ends, "--collection", name, "--as", target, "--yes"]
         verb += ["--state", str(state), "--mode", "stream", *more]
-    process = subprocess.Popen(
-        [STACKROOM, "migrate", *verb],
-        env=os.environ | pair.keys(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = start(["migrate", *verb], os.environ | pair.keys())
     assert process.stderr is not None
     said = process.stderr.readline()
     if limit is None:
@@ -104,7 +133,7 @@ def _run(
     try:
         code = process.wait(limit)
     except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGKILL)
+        process.kill()
         process.wait()
         return None
     assert code == 0, said + process.stderr.read()

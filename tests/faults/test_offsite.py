@@ -14,7 +14,7 @@ from test_full_disks import grow
 
 pytestmark = pytest.mark.services
 # how long a repository may be silent here: a minute in earnest
-QUICK = ("--answer-seconds", "15")
+QUICK = ("--answer-seconds", "6")
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +38,8 @@ def bucket() -> str:
 
 @pytest.fixture
 def offsite_place(place: Place, s3: S3Server, bucket: str) -> Place:
+    """Its far repository is there, and empty; in `test_both_take_the_same_backup` it is not."""
+    s3.rclone("copy", str(place.repository), f":s3:{bucket}/restic")
     place.config["repositories"] = [
         {"name": "local", "url": str(place.repository)},
         {"name": "offsite", "url": s3.repository(bucket)},
@@ -61,6 +63,7 @@ def offsite_failed(place: Place, *options: str) -> str:
 
 
 def test_both_take_the_same_backup(offsite_place: Place, s3: S3Server) -> None:
+    offsite_place.config["repositories"][1]["url"] = s3.repository()
     offsite_place.good()
     local, offsite = offsite_place.records()[-1]["repositories"]
     assert (local["name"], offsite["name"]) == ("local", "offsite")
@@ -72,7 +75,7 @@ def test_the_server_is_killed_in_the_middle_of_an_upload(
 ) -> None:
     good = offsite_place.good()
     grow(offsite_place, 1)
-    offsite_place.config["timeout_hours"] = 90 / 3600
+    offsite_place.config["timeout_hours"] = 45 / 3600
     go, listed = offsite_place.folder / "go", offsite_place.folder / "steps"
     step = "store:offsite/offsite"  # restic has begun to tell of bytes
     before = len(offsite_place.receiver.heard)
@@ -97,7 +100,7 @@ def test_the_server_is_killed_in_the_middle_of_an_upload(
 
 def test_the_server_is_down(offsite_place: Place, s3: S3Server) -> None:
     good = offsite_place.good()
-    s3.stop()
+    s3.stop(signal.SIGKILL)
     offsite_failed(offsite_place)
     offsite_place.still_restores(good)
     s3.start()
@@ -144,7 +147,7 @@ def test_the_local_one_fails_and_the_far_one_takes_it(offsite_place: Place) -> N
 
 def test_critical_once_two_periods_have_gone_by(offsite_place: Place, s3: S3Server) -> None:
     good = offsite_place.good()
-    s3.stop()
+    s3.stop(signal.SIGKILL)
     offsite_failed(offsite_place)
     late = offsite_place.run(*QUICK, "--days-ahead", "2.1")
     s3.start()
@@ -156,7 +159,7 @@ def test_critical_once_two_periods_have_gone_by(offsite_place: Place, s3: S3Serv
 
 def test_none_takes_it(offsite_place: Place, s3: S3Server, tmp_path: Path) -> None:
     good = offsite_place.good()
-    s3.stop()
+    s3.stop(signal.SIGKILL)
     offsite_place.repository.rename(tmp_path / "unmounted")
     done = offsite_place.run(*QUICK)
     s3.start()

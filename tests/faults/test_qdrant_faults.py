@@ -9,7 +9,6 @@ import random
 import shutil
 import signal
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from contract_server import Server
@@ -26,10 +25,9 @@ SNAPSHOTS = f"/collections/{COLLECTION}/snapshots"
 SILENCE = ("--silence", "2")
 
 
-@pytest.fixture
-def stand_in(tmp_path: Path) -> Iterator[StandIn]:
-    folder = tmp_path / "server"
-    folder.mkdir()
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandIn]:
+    folder = tmp_path_factory.mktemp("server")
     with small_disk(folder / "snapshots", "256m"):
         made = make(folder, KEY)
         made.start()
@@ -39,6 +37,16 @@ def stand_in(tmp_path: Path) -> Iterator[StandIn]:
         finally:
             if made.process and made.process.poll() is None:
                 made.stop(signal.SIGKILL)
+
+
+@pytest.fixture
+def stand_in(server: StandIn) -> Iterator[StandIn]:
+    """It runs, whatever the test before has done, and holds no snapshot before and after."""
+    if server.process is None or server.process.poll() is not None:
+        server.start()
+    assert left_on(server) == []
+    yield server
+    assert server.process is None or server.process.poll() is not None or left_on(server) == []
 
 
 def fill(stand_in: StandIn) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import ipaddress
 import socket
 import ssl
@@ -391,7 +392,10 @@ def test_keys_reach_the_upstream_and_never_the_log(edge: Edge, canaries: dict[st
 
 def sockets(pid: int, protocol: str) -> set[tuple[str, int]]:
     """(address, port) of what a process listens on, as the kernel tells it."""
-    links = [str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir()]
+    links = []
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            links.append(str(link.readlink()))
     inodes = {link[8:-1] for link in links if link.startswith("socket:[")}
     listening = "0A" if protocol == "tcp" else "07"
     found = set()

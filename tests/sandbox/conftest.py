@@ -109,7 +109,7 @@ def deployed(environment: Environment, request: pytest.FixtureRequest) -> Enviro
         request.getfixturevalue("first_deploy")
     else:
         done = deploy("--images", str(request.getfixturevalue("archive")))
-        assert done.returncode == 0, done.stderr
+        assert done.returncode == 0, done.stdout + done.stderr
     return environment
 
 

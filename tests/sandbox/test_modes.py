@@ -7,9 +7,11 @@ import shlex
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from hands import EDGE, HOST, QDRANT, changed_environment, deploy, holds, inspect, on_host
+from library_hands import INDEX, bring_a_library
 
 from ops.clients.edge import edge_ca
 from ops.clients.ssh import Remote
@@ -107,16 +109,19 @@ def assert_api_serves(environment: Environment) -> None:
     assert mounts == {"/data/library", "/data/sessions", "/data/configs"}
 
 
-def test_an_api_from_an_image_is_served_behind_its_token(deployed: Environment) -> None:
+def test_an_api_from_an_image_is_served_behind_its_token(
+    deployed: Environment, tmp_path: Path
+) -> None:
     qdrant_before = inspect(QDRANT)["Id"]
     write_api_source("/root/api", deployed.settings.edge.version)
     on_host("docker build -q -t example/api:1.0 /root/api", timeout=300)
-    settings = settings_plus('[api]\nimage = "example/api:1.0"')
+    settings = settings_plus(f'[api]\nimage = "example/api:1.0"\n{INDEX}')
     try:
         with changed_environment(settings=settings, secrets=with_mistral_key) as name:
             done = deploy(environment=name)
             assert done.returncode == 0, done.stdout + done.stderr
             assert_api_serves(deployed)
+            bring_a_library(deployed, name, tmp_path)
             # a new neighbour is no reason to start Qdrant anew
             assert inspect(QDRANT)["Id"] == qdrant_before
             assert MISTRAL_KEY not in done.stdout + done.stderr

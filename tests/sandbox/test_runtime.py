@@ -144,6 +144,12 @@ def test_the_guard_comes_before_the_firewall(host: Host) -> None:
     assert host.run("systemd-analyze verify stackroom-guard.service").rc == 0
 
 
+@pytest.mark.parametrize("unit", ["ssh.service", "docker.service"])
+def test_nothing_listens_before_the_firewall_stands(host: Host, unit: str) -> None:
+    after = host.check_output(f"systemctl show -p After --value {unit}").split()
+    assert "ufw.service" in after
+
+
 def test_the_journal_is_capped(host: Host) -> None:
     merged = host.check_output("systemd-analyze cat-config systemd/journald.conf").splitlines()
 

@@ -12,6 +12,7 @@ import pytest
 # no packages in tests: the stand-in's process is where the contract holds it to its word
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "contract"))
 
+from killing import Killer, killer
 from r2r_live import r2r
 from servers import (
     RcloneRemote,
@@ -37,6 +38,12 @@ def restic() -> Iterator[Path]:
         del os.environ["STACKROOM_RESTIC"]
     else:
         os.environ["STACKROOM_RESTIC"] = before
+
+
+@pytest.fixture(scope="session", name="killer")
+def _killer() -> Iterator[Killer]:
+    with killer() as found:
+        yield found
 
 
 @pytest.fixture(scope="session")

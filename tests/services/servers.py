@@ -186,6 +186,7 @@ class S3Server:
                     *("-s3.port.iceberg=0", "-s3.port.lance=0"),
                     *("-master.volumeSizeLimitMB=64", "-volume.max=200"),
                     *("-master.telemetry=false", "-iam=false"),
+                    "-master.electionTimeout=1s",  # nobody else stands
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -469,9 +469,9 @@ def peak_mib(root: Path, work: Path) -> int:
 
 
 def test_memory_stays_flat(tmp_path: Path) -> None:
-    """300 MB in one file, 3 MB, and 16,000 names: the peak is the same within a few MiB."""
+    """100 MB in one file, 3 MB, and 16,000 names: the peak is the same within a few MiB."""
     small, large, many = (tmp_path / name for name in ("small", "large", "many"))
-    for folder, size in ((small, 3), (large, 300)):
+    for folder, size in ((small, 3), (large, 100)):
         folder.mkdir()
         with (folder / "file").open("wb") as file:
             for _ in range(size):

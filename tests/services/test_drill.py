@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from killing import Killer, Step, Work
 from live_stack import LiveStack, docker, live_stack
 
 from ops.backup.records import Record, read_records
@@ -269,24 +270,14 @@ STEPS = ("fetch", "verify", "rebuild", "compare")
 
 @pytest.mark.parametrize("step", STEPS)
 def test_a_drill_killed_at_any_step_is_cleared_away_by_the_next(
-    stack: LiveStack, step: str
+    stack: LiveStack, killer: Killer, step: str
 ) -> None:
-    child = os.fork()
-    if child == 0:
-        try:
-            drill(stack.config, stack.credentials, tell=lambda event: kill_at(step, event))
-        finally:
-            os._exit(1)
-    assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
+    work = Work(drill, (stack.config, stack.credentials))
+    assert killer.kill_at(Step(step), work)
     assert stack.left_over() != [], "killed too early to leave anything"
     assert drill(stack.config, stack.credentials).outcome == "ok"
     died = read_records(stack.config.base, "drill")[-2]
     assert died.outcome == "died"
-
-
-def kill_at(step: str, event: Event) -> None:
-    if event.step == step:
-        os.kill(os.getpid(), signal.SIGKILL)
 
 
 @pytest.mark.parametrize("step", STEPS)

@@ -8,21 +8,23 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
-import sys
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
 import jwt
 import pytest
-from stand_in_process import PROGRAM, StandIn, make
+from killing import Killer, Step, Work
+from stand_in_process import StandIn, make
 
 from ops.backup.manifest import QdrantFacts, new_run
 from ops.backup.qdrant import QdrantCollector
@@ -40,6 +42,12 @@ KEY = "the-key-of-this-qdrant-0123456789"
 PATH = f"/collections/{ACCESS_COLLECTION}"
 TINY = {"size": 1, "distance": "Dot"}
 ALIVE, REFUSED = 200, (401, 403)
+# one for all requests, and none of them on a connection to a server that has been stopped since
+HTTP = httpx.Client(
+    verify=False,  # noqa: S501 - plain HTTP on loopback
+    timeout=60,
+    limits=httpx.Limits(max_keepalive_connections=0),
+)
 
 
 @dataclass
@@ -61,25 +69,12 @@ class Machine:
     def start(self) -> None:
         if self.pid():
             return
-        with (self.server.folder / "log").open("ab") as log:
-            started = subprocess.Popen(
-                [sys.executable, "-m", "standin"],
-                cwd=self.server.folder,
-                env=os.environ | {"PYTHONPATH": str(PROGRAM), "PYTHONDONTWRITEBYTECODE": "1"},
-                stdout=log,
-                stderr=log,
-                start_new_session=True,  # a killed restore does not take it along
-            )
-        self._pid_file.write_text(str(started.pid))
+        # of nobody here: a killed restore does not take it along
+        self.server.start()
+        assert self.server.process
+        self._pid_file.write_text(str(self.server.process.pid))
         with (self.folder / "starts").open("a") as starts:
             starts.write("x")
-        deadline = time.monotonic() + 20
-        while time.monotonic() < deadline:
-            with contextlib.suppress(httpx.TransportError):
-                httpx.get(f"{self.server.url}/readyz").raise_for_status()
-                return
-            time.sleep(0.05)
-        raise AssertionError(self.server.log)
 
     def stop(self, number: int = signal.SIGTERM) -> None:
         if pid := self.pid():
@@ -101,8 +96,6 @@ class Machine:
         if not self._pid_file.exists():
             return 0
         pid = int(self._pid_file.read_text())
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(pid, os.WNOHANG)
         try:
             state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
         except OSError:
@@ -110,9 +103,7 @@ class Machine:
         return 0 if state == "Z" else pid
 
     def send(self, method: str, path: str, body: Any = None) -> Any:
-        answer = httpx.request(
-            method, self.server.url + path, json=body, headers={"api-key": KEY}, timeout=30
-        )
+        answer = HTTP.request(method, self.server.url + path, json=body, headers={"api-key": KEY})
         assert answer.status_code == 200, f"{method} {path}: {answer.text}"
         return answer.json()["result"]
 
@@ -149,7 +140,7 @@ class Machine:
         }
         token = jwt.encode(claims, KEY, "HS256")
         try:
-            return httpx.post(
+            return HTTP.post(
                 f"{self.server.url}/collections/books/points/count",
                 json={},
                 headers={"api-key": token},
@@ -172,21 +163,16 @@ class Machine:
         points = [{"id": n, "vector": [1.0]} for n in range(1, books + 1)]
         self.send("PUT", "/collections/books/points?wait=true", {"points": points})
 
-    def rebuild(self, *, books: int = 2) -> None:
+    def rebuild(self) -> None:
         """New data as a rehearsal leaves them: a backup's collections, no access points."""
-        running = self.pid()
-        self.stop()
-        aside = self.storage.with_name("kept")
-        if self.storage.exists():
-            self.storage.rename(aside)
+        shutil.copytree(self.folder / "template", self.rebuilt)
+
+    def lay_template(self, *, books: int = 2) -> None:
+        """Of the rebuilt data; only on a machine without data."""
         self.start()
         self.fill(books)
         self.stop()
-        self.storage.rename(self.rebuilt)
-        if aside.exists():
-            aside.rename(self.storage)
-        if running:
-            self.start()
+        self.storage.rename(self.folder / "template")
 
     def journal(self) -> switch.Journal:
         run = new_run()
@@ -202,23 +188,30 @@ class Machine:
         )
 
 
+def stand_for_docker(
+    machine: Machine, change: Callable[[object, str, object], None] = setattr
+) -> None:
+    def start(_: Sequence[str], tell: Tell = silent) -> None:
+        tell(Event("switch:start", "qdrant"))
+        machine.start()
+
+    def stop(_: Sequence[str], tell: Tell = silent) -> None:
+        tell(Event("switch:stop", "qdrant"))
+        machine.stop()
+
+    change(switch, "start", start)
+    change(switch, "stop", stop)
+    change(access, "_started", lambda _: machine.started())
+
+
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
     """Three books, and tokens of anna and bob; the rebuilt data have two books."""
     (tmp_path / "server").mkdir()
     found = Machine(tmp_path, make(tmp_path / "server", KEY))
 
-    def start(_: Sequence[str], tell: Tell = silent) -> None:
-        tell(Event("switch:start", "qdrant"))
-        found.start()
-
-    def stop(_: Sequence[str], tell: Tell = silent) -> None:
-        tell(Event("switch:stop", "qdrant"))
-        found.stop()
-
-    monkeypatch.setattr(switch, "start", start)
-    monkeypatch.setattr(switch, "stop", stop)
-    monkeypatch.setattr(access, "_started", lambda _: found.started())
+    stand_for_docker(found, monkeypatch.setattr)
+    found.lay_template()
     found.rebuild()
     found.start()
     found.fill(3)
@@ -248,13 +241,14 @@ def credentials(tmp_path: Path) -> Credentials:
 
 @contextlib.contextmanager
 def never_let_in(machine: Machine, *names: str) -> Iterator[None]:
-    """Ask without a pause, from beginning to end."""
+    """Ask again and again, from beginning to end."""
     seen: list[tuple[str, int]] = []
     done = threading.Event()
 
     def ask() -> None:
         while not done.is_set():
             seen.extend((name, machine.status(name)) for name in names)
+            time.sleep(0.01)
 
     asking = threading.Thread(target=ask)
     asking.start()
@@ -266,30 +260,9 @@ def never_let_in(machine: Machine, *names: str) -> Iterator[None]:
     assert seen and [entry for entry in seen if entry[1] == ALIVE] == []
 
 
-def kill_at(number: int, work: Callable[[Tell], object]) -> bool:
-    """Do it in a child that is killed before its n-th step; whether it came that far."""
-    child = os.fork()
-    if child == 0:
-        steps = 0
-
-        def tell(_: Event) -> None:
-            nonlocal steps
-            steps += 1
-            if steps == number:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-        try:
-            work(tell)
-        finally:
-            os._exit(0)
-    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
-
-
-def restoring(
-    machine: Machine, config: HostConfig, credentials: Credentials
-) -> Callable[[Tell], object]:
-    journal = machine.journal()
-    return lambda tell: switch.switch(config, credentials, journal, tell)
+def restoring(machine: Machine, config: HostConfig, credentials: Credentials) -> Work:
+    arguments = (config, credentials, machine.journal())
+    return Work(switch.switch, arguments, before=partial(stand_for_docker, machine))
 
 
 def test_a_restore_and_its_undo_end_with_those_who_may_come_in_at_that_moment(
@@ -326,13 +299,13 @@ def test_the_old_data_that_are_put_aside_know_of_no_token(
 
 
 def test_killed_at_any_step_of_a_restore_nobody_is_lost_and_nobody_comes_back(
-    machine: Machine, config: HostConfig, credentials: Credentials
+    machine: Machine, config: HostConfig, credentials: Credentials, killer: Killer
 ) -> None:
     machine.deploy("anna")
     outcomes = []
     for number in range(1, 100):
         with never_let_in(machine, "bob"):
-            if not kill_at(number, restoring(machine, config, credentials)):
+            if not killer.kill_at(Step(number=number), restoring(machine, config, credentials)):
                 break
             told = switch.settle(config, credentials)
             assert "refused" not in told, (number, told)
@@ -351,14 +324,15 @@ def test_killed_at_any_step_of_a_restore_nobody_is_lost_and_nobody_comes_back(
 
 
 def test_killed_at_any_step_of_an_undo_nobody_is_lost_and_nobody_comes_back(
-    machine: Machine, config: HostConfig, credentials: Credentials
+    machine: Machine, config: HostConfig, credentials: Credentials, killer: Killer
 ) -> None:
+    undoing = Work(switch.undo, (config, credentials), before=partial(stand_for_docker, machine))
     for number in range(1, 100):
         machine.deploy("anna", "bob")
         switch.switch(config, credentials, machine.journal())
         machine.deploy("bob")
         with never_let_in(machine, "anna"):
-            if not kill_at(number, lambda t: switch.undo(config, credentials, t)):
+            if not killer.kill_at(Step(number=number), undoing):
                 break
             assert "undone" in switch.settle(config, credentials)
             machine.let_in("bob")
@@ -370,12 +344,12 @@ def test_killed_at_any_step_of_an_undo_nobody_is_lost_and_nobody_comes_back(
 
 
 def test_who_was_removed_between_a_kill_and_the_next_run_stays_out(
-    machine: Machine, config: HostConfig, credentials: Credentials
+    machine: Machine, config: HostConfig, credentials: Credentials, killer: Killer
 ) -> None:
     """At every step; where a server runs, the deploy that removes bob reaches it."""
     for number in range(1, 100):
         machine.deploy("anna", "bob")
-        if not kill_at(number, restoring(machine, config, credentials)):
+        if not killer.kill_at(Step(number=number), restoring(machine, config, credentials)):
             break
         if machine.storage.exists():
             machine.start()
@@ -440,10 +414,11 @@ def test_restored_data_that_do_not_serve_give_the_old_ones_their_points_back(
 
 
 def test_a_collection_of_which_nobody_can_say_whether_it_was_filled_lets_nobody_in(
-    machine: Machine, config: HostConfig, credentials: Credentials
+    machine: Machine, config: HostConfig, credentials: Credentials, killer: Killer
 ) -> None:
     """Killed before the points came in looks like a deploy that has removed everybody since."""
-    assert kill_at(7, restoring(machine, config, credentials))  # started, and given nothing yet
+    # started, and given nothing yet
+    assert killer.kill_at(Step(number=7), restoring(machine, config, credentials))
     machine.send("PUT", PATH, {"vectors": {}})
     told = switch.settle(config, credentials)
     assert "finished" in told and "stackroom -e team deploy" in told

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from killing import Killer, Step, Work
 from live_stack import LiveStack, live_stack
 
 from ops.backup.records import Record, read_records
@@ -216,40 +217,19 @@ def test_a_restore_that_is_stopped_leaves_no_collection(stack: LiveStack, step: 
     assert stack.data() == before
 
 
-def killed_at(stack: LiveStack, step: str, **choice: Any) -> None:
-    child = os.fork()
-    if child == 0:
-
-        def tell(event: Event) -> None:
-            if event.step == step:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-        try:
-            restore(stack, tell=tell, **choice)
-        finally:
-            os._exit(0)
-    assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
+def work(stack: LiveStack, **choice: Any) -> Work:
+    return Work(restore_collection, (stack.config, stack.credentials, "books"), choice)
 
 
 @pytest.mark.parametrize("step", ["verify", "alias"])
 def test_what_a_killed_restore_had_made_is_taken_by_the_same_one_again(
-    stack: LiveStack, step: str, monkeypatch: pytest.MonkeyPatch
+    stack: LiveStack, killer: Killer, step: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = f"books-killed-{step}"
     choice = {"new_name": name, "alias": f"after-{step}"}
     # `verify` is told of the fetched files too: the second time it is the live collection
-    steps = iter(range(1, 3))
-
-    def verified(event: Event) -> bool:
-        return event.step == step and (step != "verify" or next(steps) == 2)
-
-    child = os.fork()
-    if child == 0:
-        try:
-            restore(stack, tell=lambda e: verified(e) and os.kill(os.getpid(), 9), **choice)
-        finally:
-            os._exit(0)
-    assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
+    killed = Step(step, 2 if step == "verify" else 1)
+    assert killer.kill_at(killed, work(stack, **choice))
     assert len(stack.data()[name]) == 60
 
     def never(*_: object, **__: object) -> None:
@@ -264,8 +244,10 @@ def test_what_a_killed_restore_had_made_is_taken_by_the_same_one_again(
     assert "already called" in refused(stack, **choice)
 
 
-def test_what_a_killed_restore_left_empty_is_removed_and_made_anew(stack: LiveStack) -> None:
-    killed_at(stack, "upload", new_name="books-empty")
+def test_what_a_killed_restore_left_empty_is_removed_and_made_anew(
+    stack: LiveStack, killer: Killer
+) -> None:
+    assert killer.kill_at(Step("upload"), work(stack, new_name="books-empty"))
     one = {"size": 8, "distance": "Cosine"}
     stack.send("PUT", "/collections/books-empty", {"vectors": one})  # as Qdrant begins
     record = restore(stack, new_name="books-empty")
@@ -273,8 +255,8 @@ def test_what_a_killed_restore_left_empty_is_removed_and_made_anew(stack: LiveSt
     assert stack.data()["books-empty"] == stack.data()["books"]
 
 
-def test_what_was_left_and_is_in_use_stays_and_is_told_of(stack: LiveStack) -> None:
-    killed_at(stack, "upload", new_name="books-used")
+def test_what_was_left_and_is_in_use_stays_and_is_told_of(stack: LiveStack, killer: Killer) -> None:
+    assert killer.kill_at(Step("upload"), work(stack, new_name="books-used"))
     one = {"size": 8, "distance": "Cosine"}
     stack.send("PUT", "/collections/books-used", {"vectors": one})
     stack.add("books-used", range(1, 3), kind="mine")

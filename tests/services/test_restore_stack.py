@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from killing import Killer, Step, Work
 from live_stack import LiveStack, docker, live_stack
 
 from ops.backup import qdrant as qdrant_collector
 from ops.backup.manifest import new_run
 from ops.backup.records import Record, read_records
-from ops.backup.source import Event, Tell
+from ops.backup.source import Event
 from ops.errors import BackupError, StackroomError
 from ops.restore import live as live_room
 from ops.restore import switch
@@ -29,8 +30,14 @@ from ops.restore.whole import confirm, restore_stack, undo
 pytestmark = pytest.mark.services
 
 
+def be_soon_content(change: Callable[[object, str, object], None] = setattr) -> None:
+    """A container without a health check has to run for so long before it counts as started."""
+    change(live_room, "STEADY_SECONDS", 0.5)
+
+
 @pytest.fixture
-def stack(tmp_path: Path, restic: Path) -> Iterator[LiveStack]:
+def stack(tmp_path: Path, restic: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LiveStack]:
+    be_soon_content(monkeypatch.setattr)
     with live_stack(tmp_path) as stack:
         yield stack
         assert stack.left_over() == []
@@ -352,30 +359,10 @@ def test_points_that_are_missing_on_the_live_service_are_noticed(
     untouched(stack, before)
 
 
-def killed_at(number: int, work: Callable[[Tell], object]) -> bool:
-    """Do it in a child that is killed before its n-th step of a switch; whether it came to that."""
-    child = os.fork()
-    if child == 0:
-        steps = 0
-
-        def tell(event: Event) -> None:
-            nonlocal steps
-            steps += event.step.startswith("switch:")
-            if steps == number:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-        try:
-            work(tell)
-        finally:
-            os._exit(0)
-    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
-
-
 def test_killed_at_any_step_of_the_switch_all_is_old_or_all_is_new(
-    stack: LiveStack, monkeypatch: pytest.MonkeyPatch
+    stack: LiveStack, killer: Killer
 ) -> None:
     """Real containers; the rebuilt data are copies of the good ones, made anew for each kill."""
-    monkeypatch.setattr(live_room, "STEADY_SECONDS", 0.5)
     folders = {name: stack.mounted(name) for name in (stack.storage, stack.library)}
     good = stack.data()
     docker("stop", stack.qdrant)
@@ -400,13 +387,16 @@ def test_killed_at_any_step_of_the_switch_all_is_old_or_all_is_new(
         qdrants=[live_room.LiveQdrant(url=stack.url, counts=counts)],
     )
     stack.config.base.mkdir()
+    switching = Work(
+        switch.switch,
+        (stack.config, stack.credentials, journal),
+        before=be_soon_content,
+    )
     finished = []
     for number in range(1, 100):
         for place in places:
             subprocess.run(["cp", "-a", place.live.with_name("good"), place.new], check=True)
-        if not killed_at(
-            number, lambda tell: switch.switch(stack.config, stack.credentials, journal, tell)
-        ):
+        if not killer.kill_at(Step("switch:", number), switching):
             break
         told = switch.settle(stack.config, stack.credentials)
         stack.wait()
@@ -430,14 +420,15 @@ def test_killed_at_any_step_of_the_switch_all_is_old_or_all_is_new(
     assert finished == [False] * 7 + [True] * 4
 
 
-def test_a_restore_that_was_killed_is_settled_and_cleared_by_the_next(stack: LiveStack) -> None:
+def test_a_restore_that_was_killed_is_settled_and_cleared_by_the_next(
+    stack: LiveStack, killer: Killer
+) -> None:
     good = stack.data()
     run = stack.back_up()
     stack.spoil()
-    assert killed_at(
-        5,
-        lambda tell: restore(stack, run=run, replace=True, tell=tell),
-    )
+    arguments = (stack.config, stack.credentials)
+    work = Work(restore_stack, arguments, {"run": run, "replace": True})
+    assert killer.kill_at(Step("switch:", 5), work)
     assert stack.left_over() != []
     record = restore(stack, run=run, replace=True)
     assert stack.data() == good

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ops.developers.look import chains
+from ops.clients.on_host import chains
 from ops.render.firewall import FAMILIES, expected_chains
 from ops.settings import Settings
 

@@ -29,7 +29,8 @@ def foreign(module: Any, python: tuple[int, int], parts: tuple[Any, ...]) -> set
 def on_a_bare_machine(program: str, path: Path, *words: str) -> dict[str, Any]:
     """The facts that a script brings from where PATH, an empty folder, has no tool at all."""
     done = subprocess.run(
-        [sys.executable, "-I", "-", *words],
+        # -S: a host has none of our own modules to fall back on
+        [sys.executable, "-I", "-S", "-", *words],
         input=program.replace(":/usr/local/sbin:/usr/sbin:/sbin", ""),
         capture_output=True,
         text=True,

@@ -62,7 +62,7 @@ def test_rules_by_chain() -> None:
         "-P INPUT DROP\n-P FORWARD DROP\n-N DOCKER-USER\n-N STACKROOM-IN\n-N DOCKER\n"
         "-A FORWARD -j DOCKER-USER\n-A STACKROOM-IN -j DROP\n-A DOCKER -j DROP\n"
     )
-    assert collect.chains(listing) == {
+    assert collect.filters(listing) == {
         "policies": {"INPUT": "DROP", "FORWARD": "DROP"},
         "rules": {
             "INPUT": [],

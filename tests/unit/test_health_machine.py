@@ -43,7 +43,7 @@ TABLE: list[tuple[Any, Any, Status, str]] = [
     (machine.oom, {"kills": 3}, WARNING, "3 processes"),
     (machine.load, {"minutes_15": 3.0, "cpus": 2}, OK, "1.50 per cpu"),
     (machine.load, {"minutes_15": 4.0, "cpus": 2}, WARNING, "2.00 per cpu"),
-    (machine.load, {"minutes_15": 12.0, "cpus": 2}, CRITICAL, "6.00 per cpu"),
+    (machine.load, {"minutes_15": 12.0, "cpus": 2}, WARNING, "6.00 per cpu"),
     (machine.units, {"failed": []}, OK, "no systemd unit"),
     (machine.units, {"failed": ["a.service", "b.timer"]}, WARNING, "a.service, b.timer"),
     (machine.clock, {"synchronized": True, "container": ""}, OK, "synchronised"),

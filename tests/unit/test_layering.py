@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import subprocess
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,7 @@ def room(path: Path) -> str:
     return parts[1] if len(parts) > 1 else path.name
 
 
+@cache
 def imported(path: Path) -> set[str]:
     """The rooms that a module imports, and `pyinfra`; its own room is not counted."""
     names: set[str] = set()

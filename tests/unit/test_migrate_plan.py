@@ -8,15 +8,18 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from ops.backup.source import Event
 from ops.cli.migrate import app
+from ops.cli.pace import Pace
 from ops.cli.place import Elsewhere
 from ops.errors import SettingsError, StackroomError
 from ops.migrate.places import place
-from ops.migrate.plan import MANY, ModeWish, _mode
+from ops.migrate.plan import MANY, ModeWish, Plan, _mode, _unmovable, lines
 from ops.migrate.server import NO_ROOM, BusyError, Server
 from ops.migrate.side import NEVER_MOVED, CollectionInfo, described
 from ops.migrate.state import Migration, Move, Store, find
 from ops.migrate.target import create_body, put_off
+from ops.restore.answers import readable
 from ops.settings import ACCESS_COLLECTION
 
 
@@ -63,7 +66,6 @@ def test_the_mode_and_why(
         ("snapshot", ("1.17.0", "1.19.0"), False, "cannot read a snapshot"),
         ("snapshot", ("1.19.0", "1.18.0"), False, "cannot read a snapshot"),
         ("snapshot", ("1.19.0", "1.19.0"), True, "no snapshots"),
-        ("reindex", ("1.19.0", "1.19.0"), False, "defines none"),
     ],
 )
 def test_what_cannot_work_is_refused(
@@ -77,6 +79,52 @@ def test_what_cannot_work_is_refused(
         wish,
     )
     assert says in refusals[0]
+
+
+class Keyed(Server):
+    """A server of a cluster, whose answers were taken from Qdrant 1.19."""
+
+    def request(self, _: str, path: str, *__: Any) -> Any:
+        params = {"vectors": {"size": 4, "distance": "Dot"}, "sharding_method": "custom"}
+        return {
+            "/collections": {"collections": [{"name": "k"}]},
+            "/aliases": {"aliases": []},
+            "/collections/k": {"status": "green", "config": {"params": params}},
+            "/collections/k/points/count": {"count": 1},
+            "/collections/k/points/scroll": {"points": [], "next_page_offset": None},
+            "/collections/k/cluster": {
+                "local_shards": [{"shard_id": 2, "shard_key": 7}, {"shard_id": 3, "shard_key": 7}],
+                "remote_shards": [{"shard_id": 1, "shard_key": "alpha"}, {"shard_id": 4}],
+            },
+        }[path]
+
+
+def test_shard_keys_are_read_and_refused_by_name() -> None:
+    server = Keyed("one", "http://127.0.0.1:1", None)
+    found = server.info("k")
+    server.close()
+    assert found.shard_keys == (7, "alpha")
+    assert "shard keys of its own (7, alpha), which neither" in _unmovable({"k": found})[0]
+
+
+@pytest.mark.parametrize(
+    ("versions", "says"),
+    [(("1.18.2", "1.19.0"), "reads its snapshots"), (("1.17.2", "1.19.0"), "cannot read its")],
+)
+def test_a_plan_says_whether_the_versions_read_each_other(
+    versions: tuple[str, str], says: str
+) -> None:
+    plan = Plan("a", "b", *versions, "stream", "as asked", readable=readable(*versions))
+    assert says in "\n".join(lines(plan))
+
+
+def test_progress_has_a_rate_and_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([100.0, 102.0, 104.0])
+    monkeypatch.setattr("ops.cli.pace.time.monotonic", lambda: next(clock))
+    pace = Pace()
+    assert pace.words(Event("load", "books", 1000, 9000)) == ""  # resumed at a thousand
+    assert pace.words(Event("load", "books", 2000, 9000)) == "2000 of 9000, 500 points/s, 14 s left"
+    assert pace.words(Event("copy", "files", 5, 9)) == "", "another step begins anew"
 
 
 def test_an_end_is_an_environment_a_url_or_a_folder(write_environment: Any, tmp_path: Path) -> None:

@@ -64,8 +64,10 @@ class Memory:
         self._perhaps_die()  # in place, and the answer never came
 
     def delete(self, _: str, ids: Sequence[PointId]) -> None:
+        self._perhaps_die()
         for each in ids:
             self.points.pop(each, None)
+        self._perhaps_die()
 
     def _perhaps_die(self) -> None:
         if next(self.dies, False):
@@ -175,6 +177,39 @@ def test_a_checkpoint_that_lags_behind_skips_nothing(
             except CrashedError:
                 continue
     assert target.points == source.points
+
+
+@given(SETS, SETS, SETS, st.integers(1, 5), st.lists(st.booleans(), max_size=30))
+def test_a_pass_that_is_begun_again_after_crashes_ends_the_same(
+    kept: set[PointId], gone: set[PointId], fresh: set[PointId], size: int, crashes: list[bool]
+) -> None:
+    """It keeps no checkpoint: what was put right before is found to be right."""
+    dies = iter(crashes)
+    before = sorted(kept | gone, key=order)
+    source = Memory({each: {"n": len(str(each))} for each in kept | fresh}, dies)
+    target = Memory(of(before), dies)
+    wrong = _wrong(source, target)
+    for _ in range(len(crashes) + 1):
+        try:
+            one_pass(
+                source,  # type: ignore[arg-type]
+                target,  # type: ignore[arg-type]
+                ("a", "b"),
+                split([before], size),
+                {},
+                patience=Patience(0),
+                workers=1,
+            )
+            break
+        except CrashedError:
+            assert _wrong(source, target) <= wrong, "no crash makes it worse"
+            wrong = _wrong(source, target)
+    assert target.points == source.points
+
+
+def _wrong(one: Memory, other: Memory) -> set[PointId]:
+    ids = one.points.keys() | other.points.keys()
+    return {each for each in ids if one.points.get(each, ...) != other.points.get(each, ...)}
 
 
 @given(SETS, SETS, SETS, st.integers(1, 5))

@@ -63,7 +63,14 @@ def good_past(history: list[Kept]) -> list[Kept]:
 @pytest.mark.slow
 @given(histories, policies)
 @MANY
-def test_the_newest_and_the_last_drilled_stay_and_what_goes_is_older_and_good(
+def test_what_holds_for_any_history_and_policy(history: list[Kept], keep: Keep) -> None:
+    """To draw one takes ten times longer than to ask all of this about it."""
+    assert_the_newest_and_the_last_drilled_stay_and_what_goes_is_older_and_good(history, keep)
+    assert_removing_twice_removes_nothing_more(history, keep)
+    assert_every_window_keeps_one_of_each_of_its_periods(history, keep)
+
+
+def assert_the_newest_and_the_last_drilled_stay_and_what_goes_is_older_and_good(
     history: list[Kept], keep: Keep
 ) -> None:
     gone = plan_removal(history, keep, NOW)
@@ -86,10 +93,7 @@ def test_the_newest_and_the_last_drilled_stay_and_what_goes_is_older_and_good(
     assert [k for k in left if not k.good or not k.recorded or k.time > NOW] == untouched
 
 
-@pytest.mark.slow
-@given(histories, policies)
-@MANY
-def test_removing_twice_removes_nothing_more(history: list[Kept], keep: Keep) -> None:
+def assert_removing_twice_removes_nothing_more(history: list[Kept], keep: Keep) -> None:
     """Once no cap is reached; and until then never the newest, the drilled, or the last few."""
     good = good_past(history)
     gone: list[str] = []
@@ -131,10 +135,7 @@ def test_backups_of_a_clock_that_ran_ahead_push_nothing_out(
     assert plan_removal(crowd, keep, NOW) == plan_removal(history, keep, NOW)
 
 
-@pytest.mark.slow
-@given(histories, policies)
-@FEWER
-def test_every_window_keeps_one_of_each_of_its_periods(history: list[Kept], keep: Keep) -> None:
+def assert_every_window_keeps_one_of_each_of_its_periods(history: list[Kept], keep: Keep) -> None:
     left = plan_and_apply(history, keep)
     for days, period in (
         (keep.daily, lambda t: t.date()),

@@ -141,6 +141,9 @@ SETTINGS_MISTAKES = [
      "api.git.ref must be a tag, a branch or a commit of git"),
     ("[api]\ngit = {repository = '/tmp/a', ref = 'v1'}", "api.git.repository must be an address "
      "that starts with https://, ssh:// or git@, without a password in it"),
+    ("[api]\nimage = 'a:1'\nindex = 'index --all'", 'api.index must be a list such as ["..."]'),
+    ('[api]\nimage = "a:1"\nindex = ["sh", "-c", "a\\nb"]', "api.index.2 must be one word of a "
+     "command, without a line break in it"),
     # backups and escrow
     ("[backup]\ndaily_at = '24:00'", 'backup.daily_at must be a time such as "02:30"'),
     ("[backup]\nweekly_on = 'Sunday'", 'backup.weekly_on must be "Mon", "Tue", "Wed", "Thu", '

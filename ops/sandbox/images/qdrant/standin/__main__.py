@@ -8,9 +8,18 @@ import sys
 import threading
 from pathlib import Path
 
-from . import VERSION, rest, rpc
-from .config import load
-from .service import Service
+STOPS = (signal.SIGTERM, signal.SIGINT)
+# They wait until they are asked for. To a container's first process one that comes before would
+# be lost; and later another thread could take it, and wake nobody.
+signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+
+from .lean import leave_the_clients  # noqa: E402
+
+leave_the_clients()
+
+from . import VERSION, rest, rpc  # noqa: E402
+from .config import load  # noqa: E402
+from .service import Service  # noqa: E402
 
 
 def main() -> int:
@@ -23,14 +32,11 @@ def main() -> int:
     if not config.api_key:
         print("WARN no service.api_key: everybody may do everything")
     service = Service(config)
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
     grpc_server = rpc.serve(service)
     http_server = rest.Server(service)
     threading.Thread(target=http_server.serve_forever, daemon=True).start()
     print(f"REST on {config.host}:{config.http_port}, gRPC on {config.grpc_port}", flush=True)
-    stop.wait()
+    signal.sigwait(STOPS)
     http_server.stop()
     if grpc_server:
         grpc_server.stop(grace=5).wait()

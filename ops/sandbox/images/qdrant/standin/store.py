@@ -63,8 +63,19 @@ class Collection:
     def update(self, operation: edge.UpdateOperation) -> int:
         """Apply one change; gives its number since the start of the process."""
         with self._lock:
+            self._need_room()
             self.call("update", operation)
             return next(self._operations)
+
+    def _need_room(self) -> None:
+        """The real server's own words, at the same fill: the engine would die of a full disk."""
+        capacity = (self.record["config"].get("wal_config") or WAL)["wal_capacity_mb"]
+        if shutil.disk_usage(self.folder).free < 2 * capacity * 1024 * 1024:
+            raise ApiError(
+                500,
+                "Service internal error: No space left on device: "
+                "WAL buffer size exceeds available disk space",
+            )
 
     def info(self) -> dict[str, Any]:
         shard = self.call("info")
