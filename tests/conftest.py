@@ -5,10 +5,14 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from ops.cli import common
+
+if TYPE_CHECKING:
+    from r2r_live import R2rStack
 
 # what must never be seen in a message, a log or a rendered file that is not secret
 CANARIES = {
@@ -77,6 +81,18 @@ def canaries() -> dict[str, str]:
 def public_key() -> str:
     """One line of a .pub file."""
     return PUBLIC_KEY
+
+
+@pytest.fixture(scope="session")
+def r2r(tmp_path_factory: pytest.TempPathFactory) -> Iterator[R2rStack]:
+    """One R2R stack for all folders of a run; a test that stops a part of it starts it again.
+
+    It is here because each conftest.py that imports a fixture gets one of its own.
+    """
+    from r2r_live import r2r_stack  # of the few tests that need it
+
+    with r2r_stack(tmp_path_factory.mktemp("r2r")) as stack:
+        yield stack
 
 
 @pytest.fixture(autouse=True)

@@ -9,16 +9,15 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import httpx
 import pytest
 from pydantic import BaseModel, SecretStr
+from r2r_live import R2rStack
 
 from ops.clients.r2r import R2R, Login
 from ops.clients.r2r.errors import AbsentError
@@ -87,20 +86,16 @@ def same(found: BaseModel, raw: dict[str, Any], *, absent: set[str] = frozenset(
 
 
 @pytest.fixture(scope="session")
-def r2r_place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+def r2r_place(request: pytest.FixtureRequest) -> Place:
     given = {name: os.environ.get(f"STACKROOM_R2R_{name}", "") for name in NAMES}
     if given["URL"]:
         missing = [name for name, value in given.items() if not value]
         assert not missing, f"STACKROOM_R2R_{missing[0]} is missing beside STACKROOM_R2R_URL"
         login = Login(given["ADMIN"], SecretStr(given["PASSWORD"]))
-        yield Place(given["URL"].rstrip("/"), login, given["SECRET_KEY"])
-        return
-    sys.path.append(str(Path(__file__).resolve().parents[1] / "services"))
-    from r2r_live import r2r_stack
-
-    with r2r_stack(tmp_path_factory.mktemp("r2r")) as stack:
-        login = Login(stack.admin_email, SecretStr(stack.secrets.admin_password))
-        yield Place(stack.url, login, stack.secrets.r2r_secret_key)
+        return Place(given["URL"].rstrip("/"), login, given["SECRET_KEY"])
+    stack: R2rStack = request.getfixturevalue("r2r")  # started only where none is named
+    login = Login(stack.admin_email, SecretStr(stack.secrets.admin_password))
+    return Place(stack.url, login, stack.secrets.r2r_secret_key)
 
 
 @pytest.fixture(scope="session")

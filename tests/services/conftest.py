@@ -13,7 +13,6 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "contract"))
 
 from killing import Killer, killer
-from r2r_live import r2r
 from servers import (
     RcloneRemote,
     S3Server,
@@ -23,8 +22,6 @@ from servers import (
     s3_server,
     sftp_server,
 )
-
-__all__ = ["r2r"]  # a fixture, for every test of this folder
 
 
 @pytest.fixture(scope="session")

@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 import yaml
 
 from ops.render.files import ROOT
@@ -199,9 +198,8 @@ class R2rStack:
             pids = engine.docker("top", self.container(service), "-eo", "pid").split()[1:]
             rolled = [Path(f"/proc/{pid}/smaps_rollup") for pid in pids]
             texts = [file.read_text(encoding="ascii") for file in rolled if file.exists()]
-            held[service] = (
-                sum(float(re.search(r"^Pss:\s+(\d+)", t, re.M)[1]) for t in texts) / 1024
-            )  # type: ignore[index]
+            found = re.findall(r"^Pss:\s+(\d+)", "\n".join(texts), re.M)
+            held[service] = sum(map(int, found)) / 1024
         return held
 
     def _upstream(self) -> None:
@@ -227,20 +225,13 @@ class R2rStack:
         return httpx.Client(base_url=self.url, headers=headers, timeout=120)
 
 
-@pytest.fixture(scope="session")
-def r2r(tmp_path_factory: pytest.TempPathFactory) -> Iterator[R2rStack]:
-    """One running stack for all tests of a run; a test that breaks it puts it right again."""
-    with r2r_stack(tmp_path_factory.mktemp("r2r")) as stack:
-        print(f"R2R {values()['R2R_VERSION']}, orchestration simple; ready after", stack.seconds)
-        yield stack
-
-
 @contextlib.contextmanager
 def r2r_stack(folder: Path) -> Iterator[R2rStack]:
     """A running stack, removed at the end."""
     stack = R2rStack(folder)
     try:
         stack.up()
+        print(f"R2R {values()['R2R_VERSION']}, orchestration simple; ready after", stack.seconds)
         yield stack
     finally:
         stack.down()
