@@ -6,41 +6,22 @@ An image is built once for its recipe; a container goes with the test that start
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import shutil
 import subprocess
-import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
-from ops.render.files import ROOT
 from ops.sandbox import engine
-from ops.sandbox.build import base_image, content_hash
-from ops.sandbox.layout import IMAGES, LABEL
+from ops.sandbox.archive import image_from_packages
 
-FOLDERS = Path(__file__).parent / "images"
+RECIPES = {"postgres": "pgvector", "rabbitmq": "rabbitmq"}  # the R2R stack's own
 LABELLED = "stackroom.test=services"  # every container and volume that a test starts
 START_SECONDS = 120
 
 
 def image(name: str) -> str:
     """`postgres` or `rabbitmq`: built where its recipe or its base has changed."""
-    state = ROOT / ".stackroom" / "tools"
-    state.mkdir(parents=True, exist_ok=True)
-    folder = FOLDERS / name
-    with (state / f"{name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # tests may run twice at once
-        base = base_image(print)
-        base_id = (engine.inspect("image", base) or {})["Id"]
-        tag = f"{IMAGES}/test-{name}:{content_hash(folder, {}, base_id)}"
-        if not engine.inspect("image", tag):
-            labels = [LABEL, f"stackroom.build=test-{name}"]
-            with tempfile.TemporaryDirectory(prefix="stackroom-") as temporary:
-                context = shutil.copytree(folder, Path(temporary, "context"))
-                engine.build(tag, context, {"BASE": base}, labels, state / f"build-{name}.log")
-    return tag
+    return image_from_packages(RECIPES[name], print)
 
 
 @contextlib.contextmanager
