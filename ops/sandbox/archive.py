@@ -93,7 +93,9 @@ def source_of(pinned: str, say: Say) -> Source:
     name = recipe_of(pinned)
     if name and BUILT_AS[name] == OURS:
         return Source(image_from_packages(name, say), OURS)
-    if engine.inspect("image", pinned):
+    found = engine.inspect("image", pinned)
+    # a stand-in bears the name only while another run saves it
+    if found and BORROWED not in engine.labels(found):
         return Source(pinned, LOCAL)
     say(f"pulling {pinned}")
     refusal = engine.pull(pinned)
