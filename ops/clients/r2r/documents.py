@@ -33,9 +33,8 @@ COLUMNS = (
 )
 OPERATORS = ("$eq", "$gt", "$lt")  # of an export's filters
 Mode = Literal["hi-res", "ocr", "fast", "custom"]
-CELL_CHARACTERS = (
-    64 * 1024 * 1024
-)  # of an export: metadata may be long, and csv gives up at 128 KiB
+# of an export: metadata may be long, and csv gives up at 128 KiB
+CELL_CHARACTERS = 64 * 1024 * 1024
 POLL_SECONDS = (0.2, 5.0)  # between two looks at a document: at first, and at most
 
 
