@@ -15,8 +15,8 @@ import pytest
 
 from ops import escrow
 from ops.errors import MissingToolError
-from ops.sandbox import cgroups, check_machine, engine, inventory, layout, start_engine
-from ops.sandbox.archive import recipe_of
+from ops.sandbox import archive, cgroups, check_machine, engine, inventory, layout, start_engine
+from ops.sandbox.archive import BORROWED, Source, recipe_of, source_of
 from ops.sandbox.build import content_hash
 from ops.sandbox.machine import CAPABILITIES, MachineKind, clashes, rights
 from ops.settings import load_environment
@@ -146,6 +146,20 @@ def test_nothing_is_started_without_an_installed_engine(
 )
 def test_the_build_folder_of_a_pinned_name(pinned: str, folder: str) -> None:
     assert recipe_of(pinned) == folder
+
+
+@pytest.mark.parametrize(
+    ("labels", "source"),
+    [({}, Source("caddy:2", "local")), ({BORROWED: "x"}, Source("ours:1", "built from packages"))],
+)
+def test_a_stand_in_that_bears_a_pinned_name_is_not_taken_for_it(
+    monkeypatch: pytest.MonkeyPatch, labels: dict[str, str], source: Source
+) -> None:
+    """It may be another run's, which takes the name from it when its archive is saved."""
+    monkeypatch.setattr(engine, "inspect", lambda *_: {"Config": {"Labels": labels}})
+    monkeypatch.setattr(engine, "pull", lambda _: "no registry")
+    monkeypatch.setattr(archive, "image_from_packages", lambda *_: "ours:1")
+    assert source_of("caddy:2", print) == source
 
 
 def test_the_hash_follows_contents_names_modes_and_additions(tmp_path: Path) -> None:
