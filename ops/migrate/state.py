@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ops.backup.durable import write_durably
 from ops.backup.lock import hold
-from ops.errors import SettingsError
+from ops.errors import ServiceError, SettingsError
 from ops.migrate.ranges import Checkpoint, Range
 from ops.migrate.side import PointId
 
@@ -77,7 +77,8 @@ class Switch(_Model):
 
 
 class Migration(_Model):
-    """The whole of it. `source` and `destination` are as the person wrote them."""
+    """The whole of it. `source` and `destination` are as the person wrote them. `switching`: the
+    aliases may be led already, though the phase does not say so yet."""
 
     schema_version: Literal[1] = 1
     id: str
@@ -90,6 +91,7 @@ class Migration(_Model):
     moves: list[Move]
     library: Library | None = None
     switches: list[Switch] = []
+    switching: bool = False
 
 
 def new_id() -> str:
@@ -104,11 +106,14 @@ class Store:
         self.folder = folder
 
     def create(self, migration: Migration) -> None:
-        self.folder.mkdir(parents=True, mode=0o700)
+        try:
+            self.folder.mkdir(parents=True, mode=0o700)
+        except OSError as error:
+            raise _unwritten(self.folder, error) from None
         self.save(migration)
 
     def save(self, migration: Migration) -> None:
-        write_durably(self.folder / DOCUMENT, migration.model_dump_json(indent=2) + "\n")
+        _write(self.folder / DOCUMENT, migration.model_dump_json(indent=2) + "\n")
 
     def load(self) -> Migration:
         """Raises SettingsError where it is not there, or is not whole."""
@@ -124,7 +129,7 @@ class Store:
 
     def save_ranges(self, number: int, ranges: list[Range]) -> None:
         entries = [[each.start, each.end, each.points] for each in ranges]
-        write_durably(self._ranges(number), json.dumps({"ranges": entries}) + "\n")
+        _write(self._ranges(number), json.dumps({"ranges": entries}) + "\n")
 
     def ranges(self, number: int) -> list[Range] | None:
         """None where they were not cut yet."""
@@ -132,14 +137,17 @@ class Store:
         return None if document is None else [Range(*each) for each in document["ranges"]]
 
     def save_checkpoint(self, number: int, checkpoint: Checkpoint) -> None:
-        write_durably(self._checkpoint(number), json.dumps(checkpoint.to_json()) + "\n")
+        _write(self._checkpoint(number), json.dumps(checkpoint.to_json()) + "\n")
 
     def checkpoint(self, number: int) -> Checkpoint:
         document = self._read(self._checkpoint(number))
-        return Checkpoint() if document is None else Checkpoint.from_json(document)
+        try:
+            return Checkpoint() if document is None else Checkpoint.from_json(document)
+        except (AttributeError, KeyError, TypeError, ValueError):
+            raise SettingsError(f"{self._checkpoint(number)} is no checkpoint") from None
 
     def save_files(self, ours: dict[str, list[str]]) -> None:
-        write_durably(self._files, json.dumps(ours) + "\n")
+        _write(self._files, json.dumps(ours) + "\n")
 
     def files(self) -> dict[str, list[str]]:
         """By path, the marks of what this migration put there: see copying."""
@@ -168,6 +176,18 @@ class Store:
             return None
         except (OSError, ValueError) as error:
             raise SettingsError(f"{path} cannot be read: {type(error).__name__}") from None
+
+
+def _write(path: Path, text: str) -> None:
+    """Raises ServiceError; the old content then stays."""
+    try:
+        write_durably(path, text)
+    except OSError as error:
+        raise _unwritten(path, error) from None
+
+
+def _unwritten(path: Path, error: OSError) -> ServiceError:
+    return ServiceError(f"{path} cannot be written: {error.strerror}", "df -h; ls -ld its folder")
 
 
 class Saver:

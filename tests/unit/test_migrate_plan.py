@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ from ops.backup.source import Event
 from ops.cli.migrate import app
 from ops.cli.pace import Pace
 from ops.cli.place import Elsewhere
-from ops.errors import SettingsError, StackroomError
+from ops.errors import ServiceError, SettingsError, StackroomError
+from ops.migrate import state
 from ops.migrate.places import place
 from ops.migrate.plan import MANY, ModeWish, Plan, _mode, _unmovable, lines
+from ops.migrate.ranges import Checkpoint
 from ops.migrate.server import NO_ROOM, BusyError, Server
 from ops.migrate.side import NEVER_MOVED, CollectionInfo, described
 from ops.migrate.state import Migration, Move, Store, find
@@ -227,6 +230,29 @@ def test_a_state_that_is_torn_is_refused(tmp_path: Path) -> None:
     (store.folder / "migration.json").write_text(text[: len(text) // 2])
     with pytest.raises(SettingsError, match="cannot be read"):
         store.load()
+
+
+def test_a_state_that_cannot_be_written_is_an_error_with_its_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = stored(tmp_path / "one")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(state, "write_durably", full)
+    with pytest.raises(ServiceError, match=r"one/0-checkpoint\.json .*No space left"):
+        store.save_checkpoint(0, Checkpoint())
+    with pytest.raises(ServiceError, match="File exists"):
+        stored(tmp_path / "one")
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", '{"cursors": {"a": 1}, "done": [], "moved": 0}'])
+def test_a_checkpoint_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
+    store = stored(tmp_path / "one")
+    (store.folder / "0-checkpoint.json").write_text(text)
+    with pytest.raises(SettingsError, match="is no checkpoint"):
+        store.checkpoint(0)
 
 
 def test_status_asks_no_server(tmp_path: Path) -> None:
