@@ -176,10 +176,18 @@ def cutover(
         else:
             job = Job(stack.enter_context(opened(ends[0])), target, store, migration)
             led = ", ".join(each.alias for each in migration.switches) or "no alias"
-            sure(f"Does nothing write to {migration.source} now? It leads {led}.", yes=yes)
+            new = ", ".join(move.target for move in migration.moves)
+            # which one, for a clock that was put back makes another the newest
+            sure(
+                f"{migration.id}: does nothing write to {migration.source} now, and nothing yet to "
+                f"{new}? What only {new} holds is removed. It leads {led}.",
+                yes=yes,
+            )
             with watched(quiet=json_output) as job.tell:
                 switching.cut_over(job)
-            says = f"cut over: {led}; back: stackroom migrate cutover {migration.id} --undo"
+            says = f"cut over: {led}"
+            if migration.switches:
+                says += f"; back: stackroom migrate cutover {migration.id} --undo"
     if json_output:
         print_json(_document(store, migration))
     else:
@@ -361,7 +369,8 @@ def _carry_out(
 
 
 def _undo(job: Job, yes: bool) -> str:
-    sure("Lead the aliases back? What was written to the new collections stays there.", yes=yes)
+    led = "Lead the aliases back? What was written to the new collections stays there."
+    sure(f"{job.migration.id}: {led}", yes=yes)
     switching.undo(job)
     return "undone: every alias leads to where it led before"
 
@@ -369,7 +378,7 @@ def _undo(job: Job, yes: bool) -> str:
 def _confirm(job: Job, yes: bool, *, drop_old: bool) -> str:
     old = switching.old_collections(job) if drop_old else []
     extra = f" and delete {', '.join(old)} on {job.target.name}" if old else ""
-    sure(f"Confirm{extra}? There is no undo behind it.", yes=yes)
+    sure(f"{job.migration.id}: confirm{extra}? There is no undo behind it.", yes=yes)
     gone = switching.confirm(job, drop_old=drop_old)
     return f"confirmed{'; deleted ' + ', '.join(gone) if gone else ''}"
 

@@ -17,7 +17,7 @@ LAST_PASSES = 5
 
 
 def cut_over(job: Job) -> None:
-    """Catch up to the last point, wait for the index, lead the aliases to the new collections.
+    """Wait for the index, catch up to the last point, lead the aliases to the new collections.
 
     The source must not be written to meanwhile: raises MigrationError where it still is. May be
     done again after a crash.
@@ -26,39 +26,59 @@ def cut_over(job: Job) -> None:
     if migration.phase != "ready":
         raise MigrationError(
             f"migration {migration.id} is {migration.phase}, not ready",
-            "" if migration.phase == "confirmed" else f"stackroom migrate resume {migration.id}",
+            f"stackroom migrate resume {migration.id}" if migration.phase == "running" else "",
         )
-    for number, move in enumerate(migration.moves):
-        info = job.source.info(move.name)
-        for _ in range(LAST_PASSES):
-            move.left = catch_up(job, number, move, info)
-            move.passes += 1
-            if not move.left:
-                break
-        job.note()
-        if move.left:
-            raise MigrationError(
-                f"{move.name} is still written to: {move.left} points differed in the last pass",
-                f"pause what writes to it; then stackroom migrate cutover {migration.id}",
-            )
-    for move in migration.moves:
-        making.wait_until_green(
-            job.target,
-            move.target,
-            seconds=GREEN_SECONDS,
-            tell=lambda status, name=move.target: job.tell(  # type: ignore[misc]
-                Event("index", f"{name} is {status}")
-            ),
-        )
-    there = job.target.aliases()
-    for switch in migration.switches:
-        # after a crash it may be led already: then what was noted before is what was before
-        if there.get(switch.alias) != switch.target:
+    if not _switched(job):
+        _catch_up(job)
+        there = job.target.aliases()
+        for switch in migration.switches:
             switch.led_to = there.get(switch.alias, "")
-    job.note()
-    making.point_aliases(job.target, migration.switches)
+        migration.switching = True
+        job.note()
+        making.point_aliases(job.target, migration.switches)
     migration.phase = "cut over"
     job.note()
+
+
+def _switched(job: Job) -> bool:
+    """Whether a crash came right after the switch. Raises MigrationError where somebody else led
+    an alias: programs write there, and a pass would take that away again."""
+    there = job.target.aliases()
+    led = [each for each in job.migration.switches if there.get(each.alias) == each.target]
+    if led and not job.migration.switching:
+        raise MigrationError(
+            f"the alias {led[0].alias} leads to {led[0].target} already, not by this migration: "
+            "a last pass would undo what was written there",
+            "lead it back by hand first, or leave it and compare: stackroom migrate verify",
+        )
+    return bool(led)  # one request led them all
+
+
+def _catch_up(job: Job) -> None:
+    """Passes until one over everything finds nothing. The index is waited for before each: that
+    may take an hour, and whatever is written in it has to be seen."""
+    behind = list(job.migration.moves)
+    for _ in range(LAST_PASSES):
+        for move in job.migration.moves:
+            making.wait_until_green(
+                job.target,
+                move.target,
+                seconds=GREEN_SECONDS,
+                tell=lambda status, name=move.target: job.tell(  # type: ignore[misc]
+                    Event("index", f"{name} is {status}")
+                ),
+            )
+        for number, move in enumerate(job.migration.moves):
+            move.left = catch_up(job, number, move, job.source.info(move.name))
+            move.passes += 1
+        job.note()
+        behind = [move for move in job.migration.moves if move.left]
+        if not behind:
+            return
+    raise MigrationError(
+        f"{behind[0].name} is still written to: {behind[0].left} points differed in the last pass",
+        f"pause what writes to it; then stackroom migrate cutover {job.migration.id}",
+    )
 
 
 def undo(job: Job) -> None:

@@ -141,7 +141,14 @@ def _settle(job: Job, number: int, move: Move, info: CollectionInfo) -> None:
 
 
 def catch_up(job: Job, number: int, move: Move, info: CollectionInfo) -> int:
-    """One pass; how many points differed and were put right."""
+    """One pass; how many points differed and were put right. Raises MigrationError before it
+    would take most of the points away: then the source has lost them, and this is the only copy."""
+    here, there = job.source.count(move.name), job.target.count(move.target)
+    if there - here > max(SMALL, there // 2):
+        raise MigrationError(
+            f"the source has {here} points and {move.target} {there}: nothing was removed from it",
+            "look why; where it is meant, make another migration",
+        )
     tell = _progress(job, f"pass {move.passes + 1}", move, 0, info.points)
     put = one_pass(
         job.source,

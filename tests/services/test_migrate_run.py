@@ -19,6 +19,7 @@ from ops.cli.migrate import app
 from ops.cli.place import Elsewhere
 from ops.errors import LockedError, ServiceError, UnreachableError
 from ops.migrate import cutover, verify
+from ops.migrate import target as making
 from ops.migrate.side import MigrationError
 from ops.settings import ACCESS_COLLECTION
 
@@ -254,6 +255,73 @@ def test_a_source_that_is_still_written_to_is_not_switched(pair: Pair) -> None:
         cutover.cut_over(job)
     listed = pair.target.send("GET", "/aliases")["aliases"]
     assert alias not in [each["alias_name"] for each in listed]
+
+
+def test_what_is_written_while_the_index_is_waited_for_comes_along(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = pair.new_name()
+    pair.source.fill(name, Dataset("dot", 20))
+    store, migration = pair.move([name])
+    green = making.wait_until_green
+
+    def waits(*given: Any, **more: Any) -> None:
+        green(*given, **more)
+        pair.source.put(name, {"id": 10**12, "vector": [1.0] * 16})
+
+    monkeypatch.setattr(making, "wait_until_green", waits)
+    with pair.job(store) as job:
+        cutover.cut_over(job)
+    assert points(pair.target, migration.moves[0].target) == points(pair.source, name)
+
+
+def test_a_cutover_killed_behind_the_switch_takes_no_later_write_away(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, old, alias = pair.new_name(), pair.new_name(), f"{pair.new_name()}-alias"
+    pair.source.fill(name, Dataset("dot", 20))
+    pair.target.fill(old, Dataset("dot", 10))
+    pair.target.alias(alias, old)
+    store, migration = pair.move([name], aliases=(alias,))
+    switch = making.point_aliases
+
+    def dies(*given: Any) -> None:
+        switch(*given)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pair.job(store) as job:
+        patched.setattr(making, "point_aliases", dies)
+        with pytest.raises(KeyboardInterrupt):
+            cutover.cut_over(job)
+    pair.target.put(alias, {"id": 10**12, "vector": [1.0] * 16})
+    with pair.job(store) as job:
+        cutover.cut_over(job)
+    assert pair.target.count(migration.moves[0].target) == 21
+    assert (store.load().phase, store.load().switches[0].led_to) == ("cut over", old)
+
+
+def test_no_pass_where_an_alias_was_led_by_hand(pair: Pair) -> None:
+    name, alias = pair.new_name(), f"{pair.new_name()}-alias"
+    pair.source.fill(name, Dataset("dot", 20))
+    store, migration = pair.move([name], aliases=(alias,))
+    target = migration.moves[0].target
+    pair.target.alias(alias, target)
+    pair.target.put(alias, {"id": 10**12, "vector": [1.0] * 16})
+    with pair.job(store) as job, pytest.raises(MigrationError, match=r"leads to .* already"):
+        cutover.cut_over(job)
+    assert pair.target.count(target) == 21
+
+
+def test_a_source_that_lost_its_points_does_not_empty_the_copy(pair: Pair) -> None:
+    """Such as a server that came back with another volume, where a program made it anew."""
+    name = pair.new_name()
+    pair.source.fill(name, Dataset("dot", 300))
+    store, migration = pair.move([name], new_name=pair.new_name())
+    pair.source.drop(name)
+    pair.source.fill(name, Dataset("dot", 5))
+    with pair.job(store) as job, pytest.raises(MigrationError, match="nothing was removed"):
+        cutover.cut_over(job)
+    assert pair.target.count(migration.moves[0].target) == 300
 
 
 def test_a_cutover_is_undone_and_confirmed_by_one_command_each(pair: Pair) -> None:
