@@ -32,6 +32,11 @@ def carry(
     kept = store.folder / f"{migration.moves.index(move)}.snapshot"
     with _snapshots(source) as from_, _snapshots(target) as to:
         if move.uploading and move.target in target.collections():
+            if move.target in target.aliases().values():
+                raise MigrationError(
+                    f"an alias leads to {move.target} on {target.name}: it is in use",
+                    "make another migration",
+                )
             target.request("DELETE", path_of(move.target))  # half restored, before a crash
         if move.snapshot:
             from_.delete(move.name, move.snapshot)
@@ -67,6 +72,9 @@ def carry(
                 on_bytes=lambda done, total: tell(Event("upload", move.target, done, total)),
             )
         except RefusedError as error:
+            # where nothing was made, what bears this name later is somebody else's
+            move.uploading = move.target in target.collections()
+            store.save(migration)
             raise MigrationError(
                 f"{target.name} cannot read the snapshot: {error.message}", "--mode stream"
             ) from None

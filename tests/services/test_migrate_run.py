@@ -17,6 +17,8 @@ from typer.testing import CliRunner
 from ops.backup.source import Event
 from ops.cli.migrate import app
 from ops.cli.place import Elsewhere
+from ops.clients.rest import RefusedError
+from ops.clients.snapshots import Snapshots
 from ops.errors import LockedError, ServiceError, UnreachableError
 from ops.migrate import cutover, verify
 from ops.migrate import target as making
@@ -388,6 +390,40 @@ def test_a_snapshot_carries_a_collection_over_and_leaves_none_behind(pair: Pair)
     for server, each in ((pair.source, name), (pair.target, target)):
         assert server.send("GET", f"/collections/{each}/snapshots") == []
     assert not list(pair.state.rglob("*.snapshot"))
+
+
+def test_a_snapshot_that_was_refused_gives_no_right_to_what_comes_later(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, target = pair.new_name(), pair.new_name()
+    pair.source.fill(name, Dataset("dot", 20))
+    store, _ = pair.prepared([name], mode="snapshot", new_name=target)
+
+    def refuses(*_: Any, **__: Any) -> None:
+        raise RefusedError(400, "of another version")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Snapshots, "upload", refuses)
+        with pytest.raises(MigrationError, match="cannot read the snapshot"):
+            pair.go_on(store)
+    pair.target.fill(target, Dataset("dot", 30, seed=3))
+    with pytest.raises(MigrationError, match="did not make"):
+        pair.go_on(store)
+    assert pair.target.count(target) == 30
+
+
+def test_what_an_alias_leads_to_is_not_restored_over(pair: Pair) -> None:
+    """A run that died in the upload, and another one that moved under the same name since."""
+    name, target = pair.new_name(), pair.new_name()
+    pair.source.fill(name, Dataset("dot", 20))
+    store, migration = pair.prepared([name], mode="snapshot", new_name=target)
+    migration.moves[0].step, migration.moves[0].uploading = "creating", True
+    store.save(migration)
+    pair.target.fill(target, Dataset("dot", 30, seed=3))
+    pair.target.alias(f"{target}-alias", target)
+    with pytest.raises(MigrationError, match="in use"):
+        pair.go_on(store)
+    assert pair.target.count(target) == 30
 
 
 def test_verify_runs_on_its_own_and_its_exit_code_says_it(
