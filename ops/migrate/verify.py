@@ -80,6 +80,8 @@ def verify(
     names = dict(names) if names is not None else {name: name for name in source.collections()}
     if absent := sorted(names.keys() - set(source.collections())):
         raise MigrationError(f"{source.name} has no collection {absent[0]}")
+    if not names:  # nothing was compared, which is no proof
+        raise MigrationError(f"{source.name} has no collection to compare")
     there = set(target.collections())
     found: list[CollectionReport] = []
     for name, other in names.items():

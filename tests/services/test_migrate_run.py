@@ -426,6 +426,11 @@ def test_what_an_alias_leads_to_is_not_restored_over(pair: Pair) -> None:
     assert pair.target.count(target) == 30
 
 
+def test_nothing_compared_is_no_proof(pair: Pair) -> None:
+    with pair.ends() as (one, other, _), pytest.raises(MigrationError, match="no collection"):
+        verify.verify(one, other, {})
+
+
 def test_verify_runs_on_its_own_and_its_exit_code_says_it(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
