@@ -143,8 +143,10 @@ def _settle(job: Job, number: int, move: Move, info: CollectionInfo) -> None:
 def catch_up(job: Job, number: int, move: Move, info: CollectionInfo) -> int:
     """One pass; how many points differed and were put right. Raises MigrationError before it
     would take most of the points away: then the source has lost them, and this is the only copy."""
-    here, there = job.source.count(move.name), job.target.count(move.target)
-    if there - here > max(SMALL, there // 2):
+    patience = job.patience(move.target)
+    here = patience.call(job.source.count, move.name)
+    there = patience.call(job.target.count, move.target)
+    if here < there and (not here or there - here > max(SMALL, there // 2)):
         raise MigrationError(
             f"the source has {here} points and {move.target} {there}: nothing was removed from it",
             "look why; where it is meant, make another migration",
@@ -156,7 +158,7 @@ def catch_up(job: Job, number: int, move: Move, info: CollectionInfo) -> int:
         (move.name, move.target),
         cut(job, number, move),
         info.vectors,
-        patience=job.patience(move.target),
+        patience=patience,
         on_points=tell,
         workers=job.workers,
     )
