@@ -185,7 +185,7 @@ def cutover(
             )
             with watched(quiet=json_output) as job.tell:
                 switching.cut_over(job)
-            says = f"cut over: {led}"
+            says = f"cut over: {led}; did nobody write? stackroom migrate verify {migration.id}"
             if migration.switches:
                 says += f"; back: stackroom migrate cutover {migration.id} --undo"
     if json_output:
@@ -215,6 +215,7 @@ def verify(
     Only reads, and can be run at any time. Exit code 0: 0 differences, 2: some, 3: not known.
     """
     ranges: dict[str, list[Range]] = {}
+    led: dict[str, str] = {}
     if source:
         ends = _ends(context, source, to)
         names = _pairs(collection, new_name)
@@ -228,10 +229,12 @@ def verify(
                 _report(reindex.verify(_reindex(other, store, ends)), json_output)
         names = {move.name: move.target for move in migration.moves}
         aliases = migration.phase in ("cut over", "confirmed")  # until then they lead elsewhere
+        moved = {move.target: move.name for move in migration.moves}
+        led = {each.alias: moved[each.target] for each in migration.switches}
         for number, move in enumerate(migration.moves):
             if kept := store.ranges(number):
                 ranges[move.name] = kept
-    wanted = comparing.Wish(sample=sample, seed=seed, aliases=aliases, workers=workers)
+    wanted = comparing.Wish(sample=sample, seed=seed, aliases=aliases, led=led, workers=workers)
     with (
         opened(ends[0]) as one,
         opened(ends[1]) as other,

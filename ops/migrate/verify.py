@@ -45,12 +45,14 @@ PATIENCE_SECONDS = 60.0
 @dataclass(frozen=True)
 class Wish:
     """How to compare. `sample`: the content of so many points, chosen by `seed`, instead of all;
-    every id is compared in any case. `listed` points that differ are in the report, of each
-    collection. `patience`: seconds that a side may be away or busy."""
+    every id is compared in any case. `led`: further aliases of the target, by the source's name of
+    what they have to lead to. `listed` points that differ are in the report, of each collection.
+    `patience`: seconds that a side may be away or busy."""
 
     sample: int | None = None
     seed: int = 1
     aliases: bool = True
+    led: Mapping[str, str] = field(default_factory=dict)
     listed: int = LISTED
     workers: int = WORKERS
     patience: float = PATIENCE_SECONDS
@@ -96,7 +98,7 @@ def verify(
         found.append(report)
     aliases: list[Unequal] | None = None
     if wish.aliases and not (found and found[-1].unknown):
-        aliases = compare_aliases(source.aliases(), target.aliases(), names)
+        aliases = compare_aliases({**source.aliases(), **wish.led}, target.aliases(), names)
     return made(ends, started, time.monotonic() - clock, found, aliases)
 
 

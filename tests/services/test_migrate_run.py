@@ -458,6 +458,24 @@ def test_verify_runs_on_its_own_and_its_exit_code_says_it(
     assert report["collections"][0]["kinds"] == {"missing": 1}
 
 
+def test_an_alias_that_was_asked_for_is_no_difference_behind_the_cutover(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable, key in pair.keys().items():
+        monkeypatch.setenv(variable, key)
+    name, alias = pair.new_name(), f"{pair.new_name()}-alias"
+    pair.source.fill(name, Dataset("dot", 20))
+    store, migration = pair.move([name], new_name=pair.new_name(), aliases=(alias,))
+    with pair.job(store) as job:
+        cutover.cut_over(job)
+    words = ["verify", migration.id, "--state", str(pair.state), "--json"]
+    done = CliRunner().invoke(app, words, obj=Elsewhere("", pair.inventory))
+    assert (done.exit_code, json.loads(done.output)["aliases"]) == (0, [])
+    pair.target.drop_alias(alias)
+    done = CliRunner().invoke(app, words, obj=Elsewhere("", pair.inventory))
+    assert (done.exit_code, json.loads(done.output)["differences"]) == (2, 1)
+
+
 def test_two_runs_of_one_migration_do_not_meet(pair: Pair) -> None:
     name = pair.new_name()
     pair.source.fill(name, Dataset("dot", 5))
