@@ -7,13 +7,17 @@ was written to the new collection meanwhile stays there and does not come back w
 
 from __future__ import annotations
 
+import time
+
 from ops.backup.source import Event
 from ops.migrate import target as making
 from ops.migrate.run import GREEN_SECONDS, Job, catch_up
 from ops.migrate.server import path_of
 from ops.migrate.side import MigrationError
 
-LAST_PASSES = 5
+LAST_PASSES = 6
+QUIET_PASSES = 2  # in a row, nothing found: then nobody writes
+QUIET_SECONDS = 2.0  # between them, so that a client that writes every second is seen
 
 
 def cut_over(job: Job) -> None:
@@ -55,10 +59,12 @@ def _switched(job: Job) -> bool:
 
 
 def _catch_up(job: Job) -> None:
-    """Passes until one over everything finds nothing. The index is waited for before each: that
+    """Passes until two over everything find nothing. The index is waited for before each: that
     may take an hour, and whatever is written in it has to be seen."""
-    behind = list(job.migration.moves)
+    quiet, behind = 0, list(job.migration.moves)
     for _ in range(LAST_PASSES):
+        if quiet:
+            time.sleep(QUIET_SECONDS)
         for move in job.migration.moves:
             making.wait_until_green(
                 job.target,
@@ -72,11 +78,12 @@ def _catch_up(job: Job) -> None:
             move.left = catch_up(job, number, move, job.source.info(move.name))
             move.passes += 1
         job.note()
-        behind = [move for move in job.migration.moves if move.left]
-        if not behind:
+        written = [move for move in job.migration.moves if move.left]
+        quiet, behind = (0, written) if written else (quiet + 1, behind)
+        if quiet == QUIET_PASSES:
             return
     raise MigrationError(
-        f"{behind[0].name} is still written to: {behind[0].left} points differed in the last pass",
+        f"{behind[0].name} is still written to: {behind[0].left} points differed in a pass",
         f"pause what writes to it; then stackroom migrate cutover {job.migration.id}",
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import threading
 import time
@@ -255,6 +256,31 @@ def test_a_source_that_is_still_written_to_is_not_switched(pair: Pair) -> None:
 
     with pair.job(store, tell=writes) as job, pytest.raises(MigrationError, match="still written"):
         cutover.cut_over(job)
+    listed = pair.target.send("GET", "/aliases")["aliases"]
+    assert alias not in [each["alias_name"] for each in listed]
+
+
+def test_a_client_that_writes_now_and_then_is_seen_before_the_switch(pair: Pair) -> None:
+    """Between two passes, so that each finds what came after the one before it."""
+    name, alias = pair.new_name(), f"{pair.new_name()}-alias"
+    pair.source.fill(name, Dataset("dot", 50))
+    store, _ = pair.move([name], aliases=(alias,))
+    ended = threading.Event()
+
+    def write() -> None:
+        for number in itertools.count():
+            pair.source.put(name, {"id": 10**12 + number, "vector": [1.0] * 16})
+            if ended.wait(1):
+                return
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        with pair.job(store) as job, pytest.raises(MigrationError, match="still written"):
+            cutover.cut_over(job)
+    finally:
+        ended.set()
+        writer.join()
     listed = pair.target.send("GET", "/aliases")["aliases"]
     assert alias not in [each["alias_name"] for each in listed]
 
