@@ -98,7 +98,7 @@ def test_a_checkpoint_stays_small_however_many_points_there_are(points: int) -> 
     assert -(-points // size_for(points)) <= MOST_RANGES
 
 
-@settings(max_examples=30)  # each syncs files
+@settings(max_examples=30, deadline=None)  # each syncs files
 @given(SETS, st.integers(1, 7), st.lists(st.booleans(), max_size=80), st.integers(1, 3))
 def test_whatever_the_crashes_each_id_arrives_once_with_its_content(
     ids: set[PointId], size: int, crashes: list[bool], workers: int
@@ -156,7 +156,7 @@ class Forgetful(Saver):
         pass
 
 
-@settings(max_examples=30)  # each syncs files
+@settings(max_examples=30, deadline=None)  # each syncs files
 @given(SETS, st.integers(1, 7), st.lists(st.booleans(), max_size=80), st.randoms())
 def test_a_checkpoint_that_lags_behind_skips_nothing(
     ids: set[PointId], size: int, crashes: list[bool], chance: random.Random
