@@ -15,8 +15,9 @@ pytestmark = pytest.mark.sandbox
 
 START_AGAIN = "cd /etc/stackroom/stack && docker compose up -d --wait 2>&1"
 
+PACE = "qdrant.transaction"
 # the kernel is shared with other tests, which load it and run out of memory on purpose
-NOT_ITS_OWN = ("--skip", "host.load", "--skip", "host.oom")
+NOT_ITS_OWN = ("--skip", "host.load", "--skip", "host.oom", "--skip", PACE)
 
 
 def examined(*options: str) -> tuple[int, dict[str, Any]]:
@@ -36,6 +37,14 @@ def test_a_well_machine(deployed: Environment) -> None:
         *("id", "status", "summary", "hint", "duration_ms", "value", "warn", "crit"),
     }
     assert len({check["id"] for check in report["checks"]}) == len(report["checks"]) > 30
+
+
+def test_a_transaction_is_made_however_busy_the_machine_is(deployed: Environment) -> None:
+    _, report = examined("--only", "qdrant")
+
+    (done,) = [check for check in report["checks"] if check["id"] == PACE]
+    assert done["status"] in ("OK", "WARNING"), done
+    assert done["summary"].startswith("wrote, found and deleted a point in")
 
 
 def test_some_checks_only(deployed: Environment) -> None:
