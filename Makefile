@@ -25,11 +25,14 @@ test: tools ## every test, in five lanes side by side
 lane-quick: check
 	nice -n 5 $(BIN)/pytest --hypothesis-profile=ci tests/unit tests/render
 
+# the tests of R2R share one stack, so they share a lane
+R2R := tests/services/test_r2r_stack.py
+
 lane-services:
-	nice -n 10 $(BIN)/pytest --hypothesis-profile=ci tests/contract tests/services
+	nice -n 10 $(BIN)/pytest --hypothesis-profile=ci --ignore=$(R2R) tests/services
 
 lane-faults:
-	nice -n 10 $(BIN)/pytest --hypothesis-profile=ci tests/faults
+	nice -n 10 $(BIN)/pytest --hypothesis-profile=ci tests/contract $(R2R) tests/faults
 
 # about half of the tests, by the time they take; whatever is not named here is the first's
 SECOND := $(patsubst %,tests/sandbox/test_%.py, \
