@@ -10,18 +10,23 @@ import subprocess
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from ops.sandbox import engine
 from ops.sandbox.archive import image_from_packages
+from ops.sandbox.build import built_image
 
+FOLDERS = Path(__file__).parent / "images"
 RECIPES = {"postgres": "pgvector", "rabbitmq": "rabbitmq"}  # the R2R stack's own
 LABELLED = "stackroom.test=services"  # every container and volume that a test starts
 START_SECONDS = 120
 
 
 def image(name: str) -> str:
-    """`postgres` or `rabbitmq`: built where its recipe or its base has changed."""
-    return image_from_packages(RECIPES[name], print)
+    """Built where its recipe or its base has changed: one of RECIPES, or a folder of FOLDERS."""
+    if name in RECIPES:
+        return image_from_packages(RECIPES[name], print)
+    return built_image(f"test-{name}", print, folder=FOLDERS / name)
 
 
 @contextlib.contextmanager
