@@ -78,10 +78,23 @@ class Upstream:
         self.answering.clear()
         deadline = time.monotonic() + 20
         while len(self.waiting) < clients:
-            assert time.monotonic() < deadline, f"{len(self.waiting)} of {clients} came"
+            if time.monotonic() > deadline:
+                self.answering.set()  # or every later test would wait for it
+                raise AssertionError(f"{len(self.waiting)} of {clients} came")
             time.sleep(0.01)
-        threading.Timer(0.2, self.answering.set).start()
-        self.stop()
+        stopping = threading.Thread(target=self.stop)
+        stopping.start()
+        while listens(self.port) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        self.answering.set()  # and each sends its next one, to a port that is shut
+        stopping.join()
+
+
+def listens(port: int) -> bool:
+    """Whether anything on this machine listens on the port, asked without a connection."""
+    tables = (Path(f"/proc/net/{name}").read_text().splitlines()[1:] for name in ("tcp", "tcp6"))
+    rows = (line.split() for table in tables for line in table)
+    return any(row[1].endswith(f":{port:04X}") and row[3] == "0A" for row in rows)
 
 
 @contextlib.contextmanager
@@ -153,17 +166,28 @@ def over_grpc(upstream: Upstream) -> Iterator[None]:
         upstream.take(Seen("", metadata, len(request)))
         return str(len(request)).encode()
 
-    server = grpc.server(
-        concurrent.futures.ThreadPoolExecutor(8), options=[("grpc.max_receive_message_length", -1)]
-    )
+    # a port that is shared with a server that is going leads some connections to nobody
+    options = [("grpc.max_receive_message_length", -1), ("grpc.so_reuseport", 0)]
+    server = grpc.server(concurrent.futures.ThreadPoolExecutor(8), options=options)
     methods = {"Upsert": grpc.unary_unary_rpc_method_handler(answer)}
     server.add_generic_rpc_handlers(
         (grpc.method_handlers_generic_handler("qdrant.Points", methods),)
     )
-    assert server.add_insecure_port(f"127.0.0.1:{upstream.port}") == upstream.port
+    bind(server, f"127.0.0.1:{upstream.port}")
     server.start()
     yield
     server.stop(10).wait()
+
+
+def bind(server: grpc.Server, to: str) -> None:
+    """Listen there as soon as the one before has gone."""
+    deadline = time.monotonic() + 20
+    while True:
+        with contextlib.suppress(RuntimeError):
+            if server.add_insecure_port(to):
+                return
+        assert time.monotonic() < deadline, f"{to} stays taken"
+        time.sleep(0.02)
 
 
 @dataclass
