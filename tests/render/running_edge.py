@@ -55,7 +55,7 @@ class Upstream:
         """Remember a request, and let it wait while nothing is answered."""
         self.seen.append(seen)
         self.waiting.add(id(seen))
-        self.answering.wait()
+        self.answering.wait(60)  # or a test that fails would keep the run from its end
         self.waiting.discard(id(seen))
 
     def last(self) -> Seen:
