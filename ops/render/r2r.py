@@ -22,11 +22,13 @@ from ops.render.r2r_env import env_files, secrets_of
 from ops.render.r2r_sizes import Sizes, sizes
 from ops.render.stack import (
     STACK_DIR,
+    VARIABLE,
     Service,
     Volume,
     digest_of,
-    edge_names,
+    edge_values,
     env_text,
+    host_values,
     service_text,
 )
 from ops.settings import Environment, Settings
@@ -45,7 +47,6 @@ BUILD_FILES = (".dockerignore", "Dockerfile", "ready.py", "requirements.lock", "
 BROKER_PERCENT = 60
 # LiteLLM tries again and falls back in this time; R2R must not give up before
 PATIENCE_SECONDS = 30
-_VARIABLE = re.compile(r"\$\{([A-Z0-9_]+):\?\}")
 _LABEL = re.compile(r"\$\{([A-Z0-9_]+_CONFIG_SHA256):\?\}")
 
 
@@ -74,12 +75,13 @@ def render_r2r(environment: Environment, memory_mib: int, cpus: int) -> R2RStack
     Raises SettingsError where the host is too small, or R2R would not know a key.
     """
     settings = environment.settings
-    shares = sizes(settings, memory_mib, cpus)
+    shares, build = sizes(settings, memory_mib, cpus), _build()
     compose = {name: read_compose(source) for name, source in compose_files(settings).items()}
     documents = [yaml.safe_load(text) for text in compose.values()]
     mounted = {file.path: file for file in _mounted_files(environment, shares)}
-    asked = {name for text in compose.values() for name in _VARIABLE.findall(text)}
-    values = {k: v for k, v in _values(settings, shares, cpus).items() if k in asked}
+    asked = {name for text in compose.values() for name in VARIABLE.findall(text)}
+    known = _values(settings, shares, cpus, build)
+    values = {name: value for name, value in known.items() if name in asked}
     services = []
     for name in _service_names(documents):
         definitions = [d["services"][name] for d in documents if name in d.get("services", {})]
@@ -96,7 +98,7 @@ def render_r2r(environment: Environment, memory_mib: int, cpus: int) -> R2RStack
         *_build_files(),
         *mounted.values(),
     ]
-    return R2RStack(tuple(files), tuple(services), _volumes(documents), _build())
+    return R2RStack(tuple(files), tuple(services), _volumes(documents), build)
 
 
 def compose_files(settings: Settings) -> dict[str, str]:
@@ -115,7 +117,7 @@ def compose_files(settings: Settings) -> dict[str, str]:
     return files
 
 
-def _values(settings: Settings, shares: Sizes, cpus: int) -> dict[str, str]:
+def _values(settings: Settings, shares: Sizes, cpus: int, build: FolderBuild) -> dict[str, str]:
     """The variables that compose files may ask for. No secret is among them."""
     unstructured, clustering = settings.r2r.unstructured, settings.r2r.graph_clustering
     return {
@@ -143,15 +145,12 @@ def _values(settings: Settings, shares: Sizes, cpus: int) -> dict[str, str]:
         "GRAPH_CLUSTERING_MEMORY": f"{shares.graph_clustering}m",
         "LITELLM_VERSION": settings.litellm.version,
         "LITELLM_MEMORY": f"{shares.litellm}m",
-        "R2R_VERSION": _build().image.rpartition(":")[2],
+        "R2R_VERSION": build.image.rpartition(":")[2],
         "R2R_MEMORY": f"{shares.r2r}m",
         "R2R_SCRATCH": f"{shares.scratch}m",
         "R2R_PROJECT": settings.r2r.project,
         "R2R_POSTGRES_POOL": str(shares.pool),
-        # a quarter of a core is left for sshd and the edge
-        "STACK_CPUS": f"{cpus - 0.25:.2f}",
-        "LOG_MAX_SIZE": settings.docker.log_max_size,
-        "LOG_MAX_FILES": str(settings.docker.log_max_files),
+        **host_values(settings, cpus),
     }
 
 
@@ -233,16 +232,10 @@ def _broker_files(shares: Sizes) -> list[RenderedFile]:
 def caddyfile(environment: Environment) -> RenderedFile:
     """The edge's configuration: R2R's API, without the header that chooses a schema."""
     settings = environment.settings
-    names = edge_names(environment)
     largest = max([size_in_bytes(settings.r2r.max_upload), *settings.r2r.upload_bytes().values()])
     text = render(
         "r2r/Caddyfile.j2",
-        mode=settings.edge.mode.value,
-        names=names,
-        address=names[-1].strip("[]"),
-        port=settings.edge.port,
-        email=settings.edge.email,
-        max_body=settings.edge.max_body,
+        **edge_values(environment),
         # whole megabytes, and one for the form's other fields
         max_document=f"{-(-largest // 1_000_000) + 1}MB",
     )
@@ -269,7 +262,7 @@ def _files_of(definition: Mapping[str, Any]) -> list[str]:
 
 
 def _filled_in(text: str, values: Mapping[str, str]) -> str:
-    return _VARIABLE.sub(lambda found: values[found[1]], text)
+    return VARIABLE.sub(lambda found: values[found[1]], text)
 
 
 def _volumes(documents: list[Any]) -> tuple[Volume, ...]:

@@ -24,7 +24,7 @@ from ops.settings.model import EdgeMode, Secrets
 PROJECT = "stackroom"
 STACK_DIR = "/etc/stackroom/stack"
 QDRANT_UID = 1000  # of the image's own account
-_VARIABLE = re.compile(r"\$\{([A-Z0-9_]+):\?\}")
+VARIABLE = re.compile(r"\$\{([A-Z0-9_]+):\?\}")
 # what an Authorization header carries (RFC 6750); none of it means anything to a file's syntax
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")
 
@@ -164,16 +164,23 @@ def _build(settings: Settings) -> GitBuild | None:
     return None
 
 
+def host_values(settings: Settings, cpus: int) -> dict[str, str]:
+    """What the services of any stack are told of the host they share."""
+    return {
+        # a quarter of a core is left for sshd and the edge when a search takes all it can get
+        "STACK_CPUS": f"{cpus - 0.25:.2f}",
+        "LOG_MAX_SIZE": settings.docker.log_max_size,
+        "LOG_MAX_FILES": str(settings.docker.log_max_files),
+    }
+
+
 def _values(settings: Settings, memory_mib: int, cpus: int) -> dict[str, str]:
     """The variables of the compose files. No secret is among them."""
     values = {
         "QDRANT_VERSION": settings.qdrant.version,
-        # a quarter of a core is left for sshd and the edge when a search takes all it can get
-        "STACK_CPUS": f"{cpus - 0.25:.2f}",
         "QDRANT_OPEN_FILES": str(settings.qdrant.open_files),
         "QDRANT_MEMORY": f"{qdrant_memory_mib(settings, memory_mib)}m",
-        "LOG_MAX_SIZE": settings.docker.log_max_size,
-        "LOG_MAX_FILES": str(settings.docker.log_max_files),
+        **host_values(settings, cpus),
     }
     if settings.edge.mode is not EdgeMode.TUNNEL:
         values |= {"EDGE_VERSION": settings.edge.version, "EDGE_PORT": str(settings.edge.port)}
@@ -230,17 +237,24 @@ def edge_names(environment: Environment) -> list[str]:
     return list(dict.fromkeys(name for name in (settings.edge.domain, address) if name))
 
 
+def edge_values(environment: Environment) -> dict[str, Any]:
+    """What the edge of any stack is rendered with."""
+    edge, names = environment.settings.edge, edge_names(environment)
+    return {
+        "mode": edge.mode.value,
+        "names": names,
+        "address": names[-1].strip("[]"),
+        "port": edge.port,
+        "email": edge.email,
+        "max_body": edge.max_body,
+    }
+
+
 def _caddyfile(environment: Environment) -> RenderedFile:
     settings = environment.settings
-    names = edge_names(environment)
     text = render(
         "edge/Caddyfile.j2",
-        mode=settings.edge.mode.value,
-        names=names,
-        address=names[-1].strip("[]"),
-        port=settings.edge.port,
-        email=settings.edge.email,
-        max_body=settings.edge.max_body,
+        **edge_values(environment),
         api_port=settings.edge.api_port,
         api_upstream=f"api:{settings.api.port}" if settings.api else "",
         api_token=settings.secrets.api_token.get_secret_value(),
@@ -284,7 +298,7 @@ def service_text(document: dict[str, Any], service: str) -> str:
 
 def digest_of(texts: list[str], values: dict[str, str], files: list[RenderedFile]) -> str:
     """SHA-256 over the service's compose text, the values it uses, and its mounted files."""
-    used = {name for text in texts for name in _VARIABLE.findall(text)}
+    used = {name for text in texts for name in VARIABLE.findall(text)}
     parts = [
         *texts,
         *(f"{name}={values[name]}" for name in sorted(used) if name in values),
