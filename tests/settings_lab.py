@@ -9,6 +9,15 @@ from ops.settings import Settings
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f anna"
 SECRETS = dict.fromkeys(("qdrant_api_key", "api_token", "restic_password"), "k" * 32)
+R2R_PASSWORDS = {
+    "secret_key": "canary-secret-key-0123456789abcdefghijk",
+    "admin_password": "canary-admin-0123456789abcdefghijklmno",
+    "postgres_password": "canary-postgres-0123456789abcdefghijkl",
+    "hatchet_postgres_password": "canary-queue-0123456789abcdefghijklmnop",
+    "hatchet_admin_password": "canary-hatchet-0123456789abcdefghijklm",
+    "rabbitmq_password": "canary-rabbit-0123456789abcdefghijklmno",
+    "litellm_master_key": "sk-canary-litellm-0123456789abcdefghij",
+}
 ANNA = {"addresses": ["203.0.113.20"], "keys": [KEY]}
 
 

@@ -9,22 +9,11 @@ from typing import Any
 
 import stacks
 import yaml
-from settings_lab import SECRETS, settings_with
+from settings_lab import R2R_PASSWORDS, SECRETS, settings_with
 
-from ops.render.files import RenderedFile
 from ops.render.r2r import R2RStack, render_r2r
-from ops.render.stack import STACK_DIR
 from ops.settings import Environment, Machine
 
-PASSWORDS = {
-    "secret_key": "canary-secret-key-0123456789abcdefghijk",
-    "admin_password": "canary-admin-0123456789abcdefghijklmno",
-    "postgres_password": "canary-postgres-0123456789abcdefghijkl",
-    "hatchet_postgres_password": "canary-queue-0123456789abcdefghijklmnop",
-    "hatchet_admin_password": "canary-hatchet-0123456789abcdefghijklm",
-    "rabbitmq_password": "canary-rabbit-0123456789abcdefghijklmno",
-    "litellm_master_key": "sk-canary-litellm-0123456789abcdefghij",
-}
 GIVEN = {
     "provider_keys": {"MISTRAL_API_KEY": "canary-of-mistral", "UNUSED_KEY": "canary-unused"},
     "s3_access_key": "canary-s3-access",
@@ -47,7 +36,7 @@ FULL: dict[str, Any] = {
 HOSTS = {"small": (7800, 2), "medium": (15600, 4), "high": (31700, 8)}
 
 
-class Rendered:
+class Rendered(stacks.StackFiles):
     """The R2R stack of some settings, as Compose reads it."""
 
     def __init__(
@@ -60,7 +49,7 @@ class Rendered:
         secrets: dict[str, Any] | None = None,
         **r2r: Any,
     ) -> None:
-        own = PASSWORDS | GIVEN | (secrets or {})
+        own = R2R_PASSWORDS | GIVEN | (secrets or {})
         settings = settings_with(
             stack="r2r",
             r2r=r2r,
@@ -71,29 +60,6 @@ class Rendered:
         environment = Environment(Path("/nowhere/team"), settings, Machine(stacks.ADDRESSES[0]))
         self.settings = settings
         self.stack: R2RStack = render_r2r(environment, memory_mib, cpus)
-
-    @cached_property
-    def files(self) -> dict[str, RenderedFile]:
-        """The files by their path below the stack's folder."""
-        found = {file.path.removeprefix(f"{STACK_DIR}/"): file for file in self.stack.files}
-        assert len(found) == len(self.stack.files), "two files of one path"
-        return found
-
-    def text(self, name: str) -> str:
-        return self.files[name].content
-
-    @property
-    def env(self) -> dict[str, str]:
-        """`.env`, read strictly."""
-        return stacks.dotenv(self.text(".env"))
-
-    @property
-    def digests(self) -> dict[str, str]:
-        return {service.name: service.config_sha256 for service in self.stack.services}
-
-    @property
-    def compose_files(self) -> list[str]:
-        return self.env["COMPOSE_FILE"].split(":")
 
     @cached_property
     def project(self) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from ops.render.files import RenderedFile
+from ops.render.r2r import R2RStack
 from ops.render.stack import STACK_DIR, Stack, render_stack
 from ops.settings import Environment
 
@@ -54,12 +55,10 @@ def tool(name: str) -> str:
     return str(Path(sys.executable).with_name(name))
 
 
-@dataclass(frozen=True)
-class Rendered:
-    """An environment and its stack, as the tests look at it."""
+class StackFiles:
+    """What lies on the host for a stack of either kind."""
 
-    environment: Environment
-    stack: Stack
+    stack: Stack | R2RStack
 
     @cached_property
     def files(self) -> dict[str, RenderedFile]:
@@ -85,6 +84,14 @@ class Rendered:
     def compose_files(self) -> list[str]:
         """The files that Compose merges, in that order."""
         return self.env["COMPOSE_FILE"].split(":")
+
+
+@dataclass(frozen=True)
+class Rendered(StackFiles):
+    """An environment and its stack, as the tests look at it."""
+
+    environment: Environment
+    stack: Stack
 
     @cached_property
     def project(self) -> dict[str, Any]:

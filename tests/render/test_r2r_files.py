@@ -14,7 +14,8 @@ from urllib.parse import urlsplit
 import pytest
 import stacks
 from dotenv import dotenv_values
-from r2r_stacks import FULL, GIVEN, HOSTS, MODELS, PASSWORDS, Rendered
+from r2r_stacks import FULL, GIVEN, HOSTS, MODELS, Rendered
+from settings_lab import R2R_PASSWORDS
 
 from ops.errors import SettingsError
 from ops.render.files import ROOT, read_compose
@@ -124,7 +125,7 @@ def test_modes_and_owners(each: Rendered) -> None:
 
 
 def test_a_service_sees_its_own_secrets_and_no_others(each: Rendered) -> None:
-    values = PASSWORDS | {k: v for k, v in GIVEN.items() if isinstance(v, str)}
+    values = R2R_PASSWORDS | {k: v for k, v in GIVEN.items() if isinstance(v, str)}
     values |= GIVEN["provider_keys"]  # type: ignore[arg-type]
     allowed = {
         "postgres/postgres.env": {"postgres_password"},
@@ -171,7 +172,7 @@ def test_both_ends_of_hatchets_passwords_agree() -> None:
     )
     assert hatchet["DATABASE_POSTGRES_PASSWORD"] == postgres["POSTGRES_PASSWORD"]
     admin = env_of(queue, "hatchet-setup", "admin")
-    assert admin["ADMIN_PASSWORD"] == PASSWORDS["hatchet_admin_password"]
+    assert admin["ADMIN_PASSWORD"] == R2R_PASSWORDS["hatchet_admin_password"]
 
 
 def test_the_broker_holds_its_publishers_up_before_its_limit() -> None:
@@ -247,7 +248,7 @@ def test_r2r_knows_every_key_that_is_written(profile: str, orchestration: str) -
 def test_r2r_is_closed_from_its_first_start(each: Rendered) -> None:
     auth = toml_of(each)["auth"]
     assert auth["require_authentication"] is True
-    assert auth["default_admin_password"] == PASSWORDS["admin_password"]
+    assert auth["default_admin_password"] == R2R_PASSWORDS["admin_password"]
     assert len(env_of(each, "r2r")["R2R_SECRET_KEY"] or "") >= 32
 
 

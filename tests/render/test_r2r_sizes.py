@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from r2r_stacks import HOSTS, MODELS, PASSWORDS
-from settings_lab import SECRETS, settings_with
+from r2r_stacks import HOSTS, MODELS
+from settings_lab import R2R_PASSWORDS, SECRETS, settings_with
 
 from ops.errors import SettingsError
 from ops.render import r2r_sizes
@@ -26,7 +26,7 @@ HELPER = {"version": "1.0", "memory": "4G"}
 
 def chosen(**r2r: Any) -> Settings:
     models = MODELS | {"chat": {"model": "openai/a"}}
-    own = {"litellm": {"models": models}, "secrets": SECRETS | {"r2r": PASSWORDS}}
+    own = {"litellm": {"models": models}, "secrets": SECRETS | {"r2r": R2R_PASSWORDS}}
     return settings_with(stack="r2r", r2r=r2r, **own)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from settings_lab import SECRETS, settings_with
+from settings_lab import R2R_PASSWORDS, SECRETS, settings_with
 
 from ops.errors import SettingsError
 from ops.render.files import ROOT
@@ -19,15 +19,6 @@ from ops.settings.r2r import R2R, R2RSecrets, size_in_bytes
 from ops.settings.r2r_keys import lint
 
 WriteEnvironment = Callable[..., Path]
-PASSWORDS = {
-    "secret_key": "canary-secret-key-0123456789abcdefghijk",
-    "admin_password": "canary-admin-0123456789abcdefghijklmno",
-    "postgres_password": "canary-postgres-0123456789abcdefghijkl",
-    "hatchet_postgres_password": "canary-queue-0123456789abcdefghijklmnop",
-    "hatchet_admin_password": "canary-hatchet-0123456789abcdefghijklm",
-    "rabbitmq_password": "canary-rabbit-0123456789abcdefghijklmno",
-    "litellm_master_key": "sk-canary-litellm-0123456789abcdefghij",
-}
 MODELS = {
     "chat": {"model": "mistral/mistral-large-latest", "key": "MISTRAL_API_KEY"},
     "text-embedding-3-team": {"model": "openai/bge-small", "api_base": "http://203.0.113.40/v1"},
@@ -38,7 +29,7 @@ HERE = "{folder}/settings.toml: "
 def r2r_settings(
     secrets: dict[str, Any] | None = None, litellm: dict[str, Any] | None = None, **r2r: Any
 ) -> Settings:
-    own = PASSWORDS | {"provider_keys": {"MISTRAL_API_KEY": "canary-mistral"}} | (secrets or {})
+    own = R2R_PASSWORDS | {"provider_keys": {"MISTRAL_API_KEY": "canary-mistral"}} | (secrets or {})
     return settings_with(
         stack="r2r",
         r2r=r2r,
@@ -57,7 +48,7 @@ def written(text: str = "", secrets: str = "", models: bool = True) -> tuple[str
     """settings.toml and secrets.toml of an environment with this stack."""
     tables = '[litellm.models.chat]\nmodel = "openai/a"\n[litellm.models.text-embedding-3-team]\n'
     tables += 'model = "openai/b"\n'
-    keys = "".join(f'{name} = "{value}"\n' for name, value in PASSWORDS.items())
+    keys = "".join(f'{name} = "{value}"\n' for name, value in R2R_PASSWORDS.items())
     general = "".join(f'{name} = "{value}"\n' for name, value in SECRETS.items())
     return (
         f'stack = "r2r"\n{text}\n{tables if models else ""}',
@@ -174,10 +165,10 @@ def test_passwords_are_generated_for_this_stack_only(tmp_path: Path) -> None:
     path = folder / "settings.toml"
     text = path.read_text(encoding="utf-8")
     path.write_text(text.replace('stack = "qdrant"\n', 'stack = "r2r"\n'), encoding="utf-8")
-    assert ensure_secrets(folder) == [f"r2r.{name}" for name in PASSWORDS]
+    assert ensure_secrets(folder) == [f"r2r.{name}" for name in R2R_PASSWORDS]
     assert (folder / "secrets.toml").stat().st_mode & 0o777 == 0o600
     first = tomllib.loads((folder / "secrets.toml").read_text())["secrets"]["r2r"]
-    assert len(set(first.values())) == len(PASSWORDS)
+    assert len(set(first.values())) == len(R2R_PASSWORDS)
     R2RSecrets.model_validate(first)
     assert ensure_secrets(folder) == []
     assert tomllib.loads((folder / "secrets.toml").read_text())["secrets"]["r2r"] == first
