@@ -166,12 +166,15 @@ def doctor(
     context: typer.Context,
     only: Annotated[list[str] | None, typer.Option(help="Only these checks, or a prefix.")] = None,
     skip: Annotated[list[str] | None, typer.Option(help="Not these checks, or a prefix.")] = None,
+    paid: Annotated[
+        bool, typer.Option("--paid", help="Call the models for real, too; their providers charge.")
+    ] = False,
     json_output: Json = False,
 ) -> None:
     """Examine the machine and its services. Exit code 0 OK, 1 warning, 2 critical, 3 unknown."""
     from ops.health import examine, show
 
-    report = examine(environment_of(context), only=only or (), skip=skip or ())
+    report = examine(environment_of(context), only=only or (), skip=skip or (), paid=paid)
     if json_output:
         print_json(report.to_json())
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import socket
 import ssl
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -86,14 +87,22 @@ def request(place: Place, context: ssl.SSLContext, path: str, key: str = "") -> 
     return ask(place, context, path, key)[0]
 
 
-def ask(place: Place, context: ssl.SSLContext, path: str, key: str = "") -> tuple[int, str]:
+def ask(
+    place: Place,
+    context: ssl.SSLContext,
+    path: str,
+    key: str = "",
+    *,
+    headers: Mapping[str, str] | None = None,
+) -> tuple[int, str]:
     """GET a path over TLS: the status code and the text. Raises as `verify` does."""
+    sent = {"host": f"{place.name}:{place.port}", **(headers or {})}
     host = f"[{place.address}]" if ":" in place.address else place.address
     try:
         with httpx.Client(verify=context, timeout=SECONDS, trust_env=False) as client:
             answer = client.get(
                 f"https://{host}:{place.port}{path}",
-                headers={"host": f"{place.name}:{place.port}"} | ({"api-key": key} if key else {}),
+                headers=sent | ({"api-key": key} if key else {}),
                 extensions={"sni_hostname": place.name.strip("[]")},
             )
     except httpx.HTTPError as error:

@@ -28,11 +28,16 @@ def developer_checks(environment: Environment, remote: Remote) -> list[Check]:
         now = datetime.now(UTC)
         return agreement(audit(environment, look(environment, remote), now))
 
-    return [
+    checks = [
         Check(
             "developers.access", access, seconds=min(LOOK_SECONDS, TOTAL_SECONDS - 5), needs=LOGIN
         ),
         Check("developers.expiry", lambda: expiry(settings, datetime.now(UTC))),
+    ]
+    if settings.stack == "r2r":  # its users and their passwords are R2R's own
+        return checks
+    return [
+        *checks,
         Check("developers.rotation", lambda: rotation(settings)),
         Check("developers.tokens", lambda: tokens(settings, datetime.now(UTC))),
     ]

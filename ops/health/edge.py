@@ -10,15 +10,17 @@ import selectors
 import socket
 import time
 from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from ops.clients import edge
 from ops.clients.edge import Lifetime, Place
 from ops.clients.ssh import Remote
 from ops.errors import UnreachableError
+from ops.health.collect import PROJECT
 from ops.health.model import Status, Verdict, critical, measured, ok, unknown
 from ops.health.runner import LOGIN, Check
-from ops.settings import Environment
+from ops.settings import Environment, Settings
 from ops.settings.model import EdgeMode
 
 CA = "edge.ca"
@@ -26,9 +28,36 @@ PORT_SECONDS = 3.0
 # Caddy renews when a third is left and looks every ten minutes; exactly a third would cry wolf.
 LEFT_WARN = 30.0  # percent of the lifetime
 # what a knowledge server has open when somebody made a mistake
-COMMON_MISTAKES = (80, 2019, 2375, 2376, 5432, 5672, 6333, 6334, 6335, 8080, 9090, 15672)
+COMMON_MISTAKES = (
+    *(80, 2019, 2375, 2376, 4000, 5432, 5672, 6333, 6334, 6335, 7077, 7272, 7273, 7274),
+    *(8080, 9090, 15672),
+)
+OPEN_NAME = "not a schema"  # R2R refuses to read it as the name of one
 
 Socket = tuple[str, int]  # address and port
+
+
+@dataclass(frozen=True)
+class Behind:
+    """What the edge leads to: a path that it must refuse to whoever comes without `key`, one that
+    it must answer, and whose container is to be looked at when it does not."""
+
+    name: str
+    closed: str
+    opened: str
+    key: str = field(default="", repr=False)
+
+    @property
+    def container(self) -> str:
+        return f"{PROJECT}-{self.name.lower()}-1"
+
+
+def behind(settings: Settings) -> Behind:
+    """The server of the stack in force."""
+    if settings.stack == "r2r":
+        return Behind("R2R", "/v3/documents", "/v3/health")
+    key = settings.secrets.qdrant_api_key.get_secret_value()
+    return Behind("Qdrant", "/collections", "/collections", key)
 
 
 def edge_checks(environment: Environment, remote: Remote) -> list[Check]:
@@ -41,7 +70,7 @@ def edge_checks(environment: Environment, remote: Remote) -> list[Check]:
     if settings.edge.mode is EdgeMode.TUNNEL:
         return [Check("edge.tunnel", lambda: ok("no edge by design: SSH tunnels only")), outside]
     place = Place(machine.address, settings.edge.port, environment.edge_name())
-    key = settings.secrets.qdrant_api_key.get_secret_value()
+    server = behind(settings)
     pem: list[str] = []
 
     def ca() -> Verdict:
@@ -56,8 +85,15 @@ def edge_checks(environment: Environment, remote: Remote) -> list[Check]:
             needs=CA if settings.edge.mode is EdgeMode.INTERNAL else "",
             lost="no trusted TLS",
         ),
-        Check("edge.closed", lambda: closed(place), seconds=8),
-        Check("edge.open", lambda: opened(place, "".join(pem), key), seconds=8, needs="edge.tls"),
+        Check("edge.closed", lambda: closed(place, server), seconds=8),
+        Check(
+            "edge.open", lambda: opened(place, "".join(pem), server), seconds=8, needs="edge.tls"
+        ),
+        *(
+            [Check("edge.header", lambda: header_stripped(place), seconds=8)]
+            if settings.stack == "r2r"
+            else []
+        ),
         outside,
     ]
     if settings.edge.mode is EdgeMode.INTERNAL:
@@ -94,31 +130,46 @@ def _span(seconds: float) -> str:
     return f"{seconds / 86400:.0f} days" if seconds > 2 * 86400 else f"{seconds / 3600:.1f} h"
 
 
-def closed(place: Place) -> Verdict:
+def closed(place: Place, server: Behind) -> Verdict:
     """Asked over any certificate, for no secret is sent: a bad one must not hide an open door."""
-    return refusal("without a key", edge.request(place, edge.unverified(), "/collections"))
+    code = edge.request(place, edge.unverified(), server.closed)
+    return refusal("without a key" if server.key else "without a login", code, server.container)
 
 
-def opened(place: Place, ca: str, key: str) -> Verdict:
-    code = edge.request(place, edge.trust(ca), "/collections", key)
+def opened(place: Place, ca: str, server: Behind) -> Verdict:
+    code = edge.request(place, edge.trust(ca), server.opened, server.key)
     if code == 200:
-        return ok("answers the key over TLS")
-    cause = (
-        "the key on the host is another one" if code in (401, 403) else "Qdrant is not behind it"
-    )
+        return ok("answers the key over TLS" if server.key else f"{server.name} answers over TLS")
+    refused = bool(server.key) and code in (401, 403)
+    cause = "the key on the host is another one" if refused else f"{server.name} is not behind it"
     return critical(
-        f"the edge answers {code} to the right key", f"{cause}: stackroom -e {{environment}} deploy"
+        f"the edge answers {code} to {'the right key' if server.key else server.opened}",
+        f"{cause}: stackroom -e {{environment}} deploy",
     )
 
 
-def refusal(asked: str, code: int) -> Verdict:
+def header_stripped(place: Place) -> Verdict:
+    """Whoever could send X-Project-Name to R2R would choose a schema of the database."""
+    headers = {"x-project-name": OPEN_NAME}
+    code, _ = edge.ask(place, edge.unverified(), "/v3/health", headers=headers)
+    if code == 200:
+        return ok("X-Project-Name does not get through")
+    if code == 400:
+        return critical(
+            "X-Project-Name gets through to R2R: whoever sends it chooses the schema",
+            "stackroom -e {environment} deploy",
+        )
+    return unknown(f"/v3/health answers {code} with X-Project-Name: nothing is proven")
+
+
+def refusal(asked: str, code: int, container: str) -> Verdict:
     """A request that must be refused, and how it was answered."""
     if code in (401, 403):
         return ok(f"refused {asked} ({code})")
     if 200 <= code < 300:
         return critical(
             f"OPEN: answers {code} {asked}",
-            "close it first: on the host, docker stop stackroom-qdrant-1; then look at its key",
+            f"close it first: on the host, docker stop {container}; then look at its key",
         )
     return unknown(f"answers {code} {asked}: not refused, not served")
 

@@ -10,15 +10,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from settings_lab import R2R_PASSWORDS, SECRETS, settings_with
 
 from ops.clients.ssh import Completed, Remote
 from ops.errors import ServiceError, SettingsError
 from ops.health import Report, Status, examine
-from ops.health.developers import developer_checks
-from ops.health.edge import edge_checks
-from ops.health.host import collect, host_checks
-from ops.health.service import service_checks
-from ops.settings import Environment, load_environment
+from ops.health.doctor import catalogue
+from ops.health.host import collect
+from ops.settings import Environment, Machine, load_environment
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f anna"
 SECRET = "canary-secret-0123456789-0123456789"
@@ -93,32 +92,83 @@ def test_a_machine_that_hangs_is_critical_within_the_deadline(tmp_path: Path) ->
     assert told["host.disk"].status is Status.UNKNOWN
 
 
-def test_the_catalogue_is_complete_and_its_order_fixed(tmp_path: Path) -> None:
-    lab = environment(tmp_path, 22)
-    remote = Remote(lab)
-    stack = contextlib.ExitStack()
-    ids = [
-        check.id
-        for check in (
-            *host_checks(lab, remote),
-            *service_checks(lab, remote, stack),
-            *edge_checks(lab, remote),
-            *developer_checks(lab, remote),
-        )
-    ]
-    assert len(ids) == len(set(ids))
-    assert " ".join(ids) == (
-        "ssh.login ssh.hardened host.disk host.inodes host.memory host.oom host.load host.units"
-        " host.time host.reboot host.updates host.listeners firewall.active firewall.host"
-        " firewall.containers firewall.guard containers.running containers.restarts"
-        " containers.limits containers.ports stack.files stack.config stack.images deploy.record"
-        " backup.timers backup.last backup.age backup.offsite backup.size backup.clock backup.check"
-        " backup.drill backup.restore backup.reach escrow"
+HOST = (
+    "ssh.login ssh.hardened host.disk host.inodes host.memory host.oom host.load host.units"
+    " host.time host.reboot host.updates host.listeners firewall.active firewall.host"
+    " firewall.containers firewall.guard containers.running containers.restarts"
+    " containers.limits containers.ports stack.files stack.config stack.images deploy.record"
+    " backup.timers backup.last backup.age backup.offsite backup.size backup.clock backup.check"
+    " backup.drill backup.restore backup.reach escrow"
+)
+
+
+def ids(lab: Environment, *, paid: bool = False) -> str:
+    """The names of every check, in their order."""
+    with contextlib.ExitStack() as stack:
+        names = [check.id for check in catalogue(lab, Remote(lab), stack, paid=paid)]
+    assert len(names) == len(set(names))
+    return " ".join(names)
+
+
+def test_the_catalogue_of_qdrant_is_complete_and_its_order_fixed(tmp_path: Path) -> None:
+    assert ids(environment(tmp_path, 22)) == (
+        f"{HOST}"
         " ssh.tunnel qdrant.ready qdrant.version qdrant.closed qdrant.transaction"
         " qdrant.collections qdrant.recovery qdrant.limits"
         " edge.ca edge.tls edge.closed edge.open outside.ports"
         " developers.access developers.expiry developers.rotation developers.tokens"
     )
+
+
+def of_r2r(folder: Path, orchestration: str) -> Environment:
+    model = {"model": "openai/any", "mock_response": "yes"}
+    settings = settings_with(
+        stack="r2r",
+        r2r={"orchestration": orchestration},
+        litellm={"models": {"chat": model, "text-embedding-3-team": model}},
+        secrets=SECRETS | {"r2r": R2R_PASSWORDS},
+    )
+    return Environment(folder, settings, Machine("127.0.0.1", port=unused_port()))
+
+
+R2R_ITSELF = (
+    " ssh.tunnel r2r.ready r2r.closed r2r.login r2r.status r2r.transaction"
+    " ssh.litellm litellm.ready litellm.closed litellm.models"
+)
+KEPT = (
+    " ssh.containers postgres.version postgres.connections postgres.password documents.status"
+    " documents.stuck documents.embedding volumes.size"
+)
+QUEUES = (
+    " hatchet.ready hatchet.queue hatchet.worker hatchet.token hatchet.password rabbitmq.alarms"
+    " rabbitmq.backlog"
+)
+BEFORE_R2R = (
+    " edge.ca edge.tls edge.closed edge.open edge.header outside.ports"
+    " developers.access developers.expiry"
+)
+
+
+def test_the_catalogue_of_r2r_is_complete_and_its_order_fixed(tmp_path: Path) -> None:
+    queued, simple = of_r2r(tmp_path, "hatchet"), of_r2r(tmp_path, "simple")
+    assert ids(queued) == f"{HOST}{R2R_ITSELF}{KEPT}{QUEUES}{BEFORE_R2R}"
+    assert ids(simple) == f"{HOST}{R2R_ITSELF}{KEPT}{BEFORE_R2R}"
+
+
+def test_models_are_called_only_when_that_is_asked_for(tmp_path: Path) -> None:
+    paid = ids(of_r2r(tmp_path, "simple"), paid=True)
+    assert paid == f"{HOST}{R2R_ITSELF} litellm.calls{KEPT}{BEFORE_R2R}"
+
+
+def test_no_secret_of_r2r_is_in_its_report(tmp_path: Path) -> None:
+    lab = of_r2r(tmp_path, "hatchet")
+    report = examine(lab, skip=["escrow"], paid=True)
+    text = json.dumps(report.to_json()) + repr(report)
+    assert not [name for name, value in R2R_PASSWORDS.items() if value in text]
+    told = {check.id: check.verdict for check in report.checks}
+    assert told["r2r.transaction"].summary == "not checked: no login in R2R"
+    assert told["documents.stuck"].summary == "not checked: nobody was asked"
+    assert "{environment}" not in text
 
 
 def test_tunnel_mode_has_no_edge_by_design(tmp_path: Path) -> None:
@@ -149,6 +199,11 @@ def test_an_api_that_answers_from_outside_is_critical_and_the_hint_can_be_pasted
 def test_a_check_that_does_not_exist_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="no check is called 'hots'"):
         examine(environment(tmp_path, 22), only=["hots"])
+
+
+def test_a_stack_without_models_has_none_to_call(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="the stack qdrant calls no models"):
+        examine(environment(tmp_path, 22), paid=True)
 
 
 class Here(Remote):

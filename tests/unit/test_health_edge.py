@@ -11,7 +11,7 @@ import ssl
 import subprocess
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -27,9 +27,12 @@ from ops.clients.edge import Lifetime, Place
 from ops.clients.ssh import Completed
 from ops.errors import ServiceError, UnreachableError
 from ops.health import edge
+from ops.health.edge import Behind
 from ops.health.model import Status
 
 KEY = "the-right-key-of-this-test"
+QDRANT = Behind("Qdrant", "/collections", "/collections", KEY)
+R2R = Behind("R2R", "/v3/documents", "/v3/health")
 NOW = datetime.now(UTC)
 
 
@@ -105,8 +108,10 @@ class Guarded(http.server.BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def serving(chain: Path, mood: str = "") -> Iterator[Place]:
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Guarded)
+def serving(
+    chain: Path, mood: str = "", kind: type[http.server.BaseHTTPRequestHandler] = Guarded
+) -> Iterator[Place]:
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), kind)
     server.mood = mood  # type: ignore[attr-defined]
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(chain)
@@ -178,9 +183,11 @@ def test_life_is_judged_as_a_share_of_the_lifetime(hours_left: float, status: st
 
 def test_closed_without_and_open_with_the_key(ca: Authority, fresh: Path) -> None:
     with serving(fresh) as place:
-        assert edge.closed(place).status is Status.OK
-        assert edge.opened(place, ca.pem, KEY).status is Status.OK
-        assert edge.opened(place, ca.pem, "another key").status is Status.CRITICAL
+        assert edge.closed(place, QDRANT).status is Status.OK
+        assert edge.opened(place, ca.pem, QDRANT).status is Status.OK
+        assert (
+            edge.opened(place, ca.pem, replace(QDRANT, key="another key")).status is Status.CRITICAL
+        )
 
 
 @pytest.mark.parametrize(
@@ -196,31 +203,67 @@ def test_other_answers(
     ca: Authority, fresh: Path, mood: str, without_key: Status, with_key: Status
 ) -> None:
     with serving(fresh, mood) as place:
-        assert edge.closed(place).status is without_key
-        assert edge.opened(place, ca.pem, KEY).status is with_key
+        assert edge.closed(place, QDRANT).status is without_key
+        assert edge.opened(place, ca.pem, QDRANT).status is with_key
+
+
+class Reader(Guarded):
+    """R2R behind an edge: it reads X-Project-Name, unless the edge took it out (`mood`)."""
+
+    def do_GET(self) -> None:
+        mood = getattr(self.server, "mood", "")
+        named = self.headers.get("x-project-name", "") and mood != "stripped"
+        closed = self.path == "/v3/documents"
+        self.send_response(502 if mood == "502" else 400 if named else 401 if closed else 200)
+        self.send_header("content-length", "0")
+        self.end_headers()
+
+
+@pytest.mark.parametrize(
+    ("mood", "closed", "opened", "stripped"),
+    [
+        ("stripped", Status.OK, Status.OK, Status.OK),
+        ("", Status.OK, Status.OK, Status.CRITICAL),
+        ("502", Status.UNKNOWN, Status.CRITICAL, Status.UNKNOWN),
+    ],
+)
+def test_r2r_behind_the_edge(
+    ca: Authority, fresh: Path, mood: str, closed: Status, opened: Status, stripped: Status
+) -> None:
+    with serving(fresh, mood, Reader) as place:
+        assert edge.closed(place, R2R).status is closed
+        assert edge.opened(place, ca.pem, R2R).status is opened
+        assert edge.header_stripped(place).status is stripped
+
+
+def test_an_open_r2r_names_its_own_container(fresh: Path) -> None:
+    with serving(fresh, "200") as place:
+        verdict = edge.closed(place, R2R)
+    assert verdict.status is Status.CRITICAL
+    assert "docker stop stackroom-r2r-1" in verdict.hint
 
 
 def test_an_open_door_is_seen_through_an_expired_certificate(ca: Authority, tmp_path: Path) -> None:
     leaf = ca.leaf(tmp_path, NOW - timedelta(days=80), NOW - timedelta(days=1))
     with serving(leaf, "200") as place:
-        assert edge.closed(place).status is Status.CRITICAL
+        assert edge.closed(place, QDRANT).status is Status.CRITICAL
 
 
 def test_the_key_is_not_sent_to_an_untrusted_edge(fresh: Path) -> None:
     with serving(fresh, "200") as place, pytest.raises(UnreachableError):
-        edge.opened(place, authority().pem, KEY)
+        edge.opened(place, authority().pem, QDRANT)
 
 
 def test_a_key_that_no_header_can_hold_is_not_repeated(ca: Authority, fresh: Path) -> None:
     with serving(fresh) as place, pytest.raises(UnreachableError) as caught:
-        edge.opened(place, ca.pem, "canary-key\n")
+        edge.opened(place, ca.pem, replace(QDRANT, key="canary-key\n"))
     assert "canary" not in str(caught.value) + caught.value.hint
     assert caught.value.__cause__ is None
 
 
 def test_nobody_there() -> None:
     with pytest.raises(UnreachableError, match="does not answer"):
-        edge.closed(Place("127.0.0.1", unused_port(), "127.0.0.1"))
+        edge.closed(Place("127.0.0.1", unused_port(), "127.0.0.1"), QDRANT)
 
 
 def unused_port() -> int:

@@ -29,12 +29,13 @@ TUNNEL_SECONDS = 16.0  # longer than Remote.forward waits, so that it always end
 PORT = 6333
 SECONDS = 5.0
 CANARY = "_stackroom_canary"
-LOGS = "on the host: docker logs -n 50 stackroom-qdrant-1"
+CONTAINER = "stackroom-qdrant-1"
+LOGS = f"on the host: docker logs -n 50 {CONTAINER}"
 TRANSACTION_WARN, TRANSACTION_CRIT = 1000.0, 4000.0  # ms
 NEARLY_ALL = 80.0  # percent of files or memory maps
 
 
-def service_checks(
+def qdrant_checks(
     environment: Environment, remote: Remote, stack: contextlib.ExitStack
 ) -> list[Check]:
     """The tunnel, which `stack` closes, and every check that goes through it."""
@@ -105,7 +106,7 @@ def closed(base: str) -> Verdict:
     """Everything but the health endpoints refuses whoever has no key or a wrong one."""
     wrong = f"not-the-key-{uuid.uuid4().hex}"
     verdicts = [
-        refusal(f"{path} {how} key", ask(base, "GET", path, key=key).status_code)
+        refusal(f"{path} {how} key", ask(base, "GET", path, key=key).status_code, CONTAINER)
         for path in ("/collections", "/metrics", "/telemetry")
         for how, key in (("without a", ""), ("with a wrong", wrong))
     ]

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from ops.errors import ServiceError, UnreachableError
-from ops.health import service
+from ops.health import qdrant as probes
 from ops.health.model import Status
 from ops.settings import Collection
 from ops.settings.model import Vector
@@ -73,14 +73,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return 200, self.server.metrics
         if path == "/telemetry":
             return 200, {"result": {}}
-        canary = f"/collections/{service.CANARY}"
+        canary = f"/collections/{probes.CANARY}"
         if path == f"{canary}/exists":
-            return 200, {"result": {"exists": service.CANARY in self.server.names}}
+            return 200, {"result": {"exists": probes.CANARY in self.server.names}}
         if method == "PUT" and path == canary:
             if "race" in faults:
-                self.server.names.add(service.CANARY)
+                self.server.names.add(probes.CANARY)
                 return 409, {"status": {"error": "already exists"}}
-            self.server.names.add(service.CANARY)
+            self.server.names.add(probes.CANARY)
             return 200, {"result": True}
         if method == "PUT" and path == f"{canary}/points":
             if "broken" in faults:
@@ -139,20 +139,20 @@ def qdrant(*faults: str) -> Iterator[tuple[Server, str]]:
 
 def test_ready() -> None:
     with qdrant() as (_, url):
-        assert service.ready(url).status is Status.OK
+        assert probes.ready(url).status is Status.OK
     with qdrant("unready") as (_, url):
-        assert service.ready(url).summary == "/readyz answers 503"
+        assert probes.ready(url).summary == "/readyz answers 503"
 
 
 @pytest.mark.parametrize(("pinned", "status"), [("v1.19.0", "OK"), ("v1.19.1", "WARNING")])
 def test_version(pinned: str, status: str) -> None:
     with qdrant() as (_, url):
-        assert service.version(url, pinned).status.name == status
+        assert probes.version(url, pinned).status.name == status
 
 
 def test_closed() -> None:
     with qdrant() as (server, url):
-        assert service.closed(url).status is Status.OK
+        assert probes.closed(url).status is Status.OK
         assert {line.split()[1] for line in server.seen} == {
             "/collections",
             "/metrics",
@@ -163,17 +163,17 @@ def test_closed() -> None:
 @pytest.mark.parametrize("fault", ["open", "metrics", "any key"])
 def test_an_open_door_of_any_kind_is_critical(fault: str) -> None:
     with qdrant(fault) as (_, url):
-        verdict = service.closed(url)
+        verdict = probes.closed(url)
     assert verdict.status is Status.CRITICAL
     assert verdict.summary.startswith("OPEN: answers 200")
 
 
 def test_a_transaction_leaves_nothing() -> None:
     with qdrant() as (server, url):
-        assert service.transaction(url, KEY).status is Status.OK
-        assert service.transaction(url, KEY).status is Status.OK
+        assert probes.transaction(url, KEY).status is Status.OK
+        assert probes.transaction(url, KEY).status is Status.OK
         assert server.points == {}
-        assert server.seen.count(f"PUT /collections/{service.CANARY}") == 1
+        assert server.seen.count(f"PUT /collections/{probes.CANARY}") == 1
         writes = [line for line in server.seen if "/points?" in line or "/delete?" in line]
         assert len(writes) == 4
         assert all(line.endswith("?wait=true") for line in writes)
@@ -181,13 +181,13 @@ def test_a_transaction_leaves_nothing() -> None:
 
 def test_two_doctors_may_make_the_collection_at_once() -> None:
     with qdrant("race") as (_, url):
-        assert service.transaction(url, KEY).status is Status.OK
+        assert probes.transaction(url, KEY).status is Status.OK
 
 
 @pytest.mark.parametrize(("fault", "words"), [("lost", "not found"), ("undeleted", "still there")])
 def test_a_point_that_is_lost_or_stays_is_critical(fault: str, words: str) -> None:
     with qdrant(fault) as (_, url):
-        verdict = service.transaction(url, KEY)
+        verdict = probes.transaction(url, KEY)
     assert verdict.status is Status.CRITICAL
     assert words in verdict.summary
 
@@ -198,23 +198,23 @@ def test_a_point_that_is_lost_or_stays_is_critical(fault: str, words: str) -> No
 def test_a_step_that_fails_tells_why_and_still_takes_the_point_out(fault: str, words: str) -> None:
     with qdrant(fault) as (server, url):
         with pytest.raises(ServiceError, match=words):
-            service.transaction(url, KEY)
+            probes.transaction(url, KEY)
         assert server.points == {}
         assert "/points/delete?wait=true" in server.seen[-1]
 
 
 def test_a_wrong_key_fails_the_transaction() -> None:
     with qdrant() as (_, url), pytest.raises(ServiceError, match="401"):
-        service.transaction(url, "another key")
+        probes.transaction(url, "another key")
 
 
 def test_nobody_there_and_a_key_no_header_can_hold() -> None:
     with qdrant() as (_, url):
         with pytest.raises(UnreachableError) as caught:
-            service.transaction(url, "canary-key\n")
+            probes.transaction(url, "canary-key\n")
         assert "canary-key" not in str(caught.value) + caught.value.hint
     with pytest.raises(UnreachableError, match="ConnectError"):
-        service.ready(url)
+        probes.ready(url)
 
 
 def declared(*names: str, size: int = 4) -> dict[str, Collection]:
@@ -223,13 +223,13 @@ def declared(*names: str, size: int = 4) -> dict[str, Collection]:
 
 def test_collections_are_compared_with_the_settings() -> None:
     with qdrant() as (server, url):
-        server.names |= {service.CANARY, "odd name"}
-        verdict = service.collections(url, KEY, declared("knowledge"))
+        server.names |= {probes.CANARY, "odd name"}
+        verdict = probes.collections(url, KEY, declared("knowledge"))
         assert (verdict.status.name, verdict.summary) == ("OK", "collections in order: 2")
         assert "GET /collections/odd%20name" in server.seen
-        missing = service.collections(url, KEY, declared("knowledge", "other"))
+        missing = probes.collections(url, KEY, declared("knowledge", "other"))
         assert (missing.status.name, missing.summary) == ("WARNING", "not there yet: create other")
-        differs = service.collections(url, KEY, declared("knowledge", size=5))
+        differs = probes.collections(url, KEY, declared("knowledge", size=5))
         assert differs.status is Status.WARNING
         assert differs.summary.startswith("knowledge: size is 4")
 
@@ -240,7 +240,7 @@ GREEN = {"status": "green", "optimizer_status": "ok"}
 @pytest.mark.parametrize(
     ("infos", "missing", "differences", "status", "words"),
     [
-        ({"a": GREEN, service.CANARY: GREEN}, [], [], "OK", "in order: 1"),
+        ({"a": GREEN, probes.CANARY: GREEN}, [], [], "OK", "in order: 1"),
         ({"a": GREEN | {"status": "yellow"}}, [], [], "OK", "at work: a yellow"),
         ({"a": GREEN | {"status": "grey"}}, [], [], "OK", "at work: a grey"),
         ({"a": GREEN | {"status": "red"}}, ["create b"], [], "CRITICAL", "a is red"),
@@ -258,7 +258,7 @@ GREEN = {"status": "green", "optimizer_status": "ok"}
 def test_collections_judged(
     infos: Any, missing: list[str], differences: list[str], status: str, words: str
 ) -> None:
-    verdict = service.judge_collections(infos, missing, differences)
+    verdict = probes.judge_collections(infos, missing, differences)
     assert verdict.status.name == status
     assert words in verdict.summary
     assert bool(verdict.hint) is (status != "OK")
@@ -266,7 +266,7 @@ def test_collections_judged(
 
 def test_metrics_are_read_with_their_labels() -> None:
     with qdrant() as (_, url):
-        assert service.metrics(url, KEY) == {
+        assert probes.metrics(url, KEY) == {
             "app_status_recovery_mode": 0,
             'quota_exceeded{resource="disk"}': 0,
             "process_open_fds": 50,
@@ -275,7 +275,7 @@ def test_metrics_are_read_with_their_labels() -> None:
             "system_max_mmaps": 65530,
         }
         with pytest.raises(ServiceError, match="401"):
-            service.metrics(url, "another key")
+            probes.metrics(url, "another key")
 
 
 @pytest.mark.parametrize(
@@ -288,7 +288,7 @@ def test_metrics_are_read_with_their_labels() -> None:
     ],
 )
 def test_recovery(figures: dict[str, float], status: str) -> None:
-    assert service.recovery(figures).status.name == status
+    assert probes.recovery(figures).status.name == status
 
 
 @pytest.mark.parametrize(
@@ -309,4 +309,4 @@ def test_recovery(figures: dict[str, float], status: str) -> None:
     ],
 )
 def test_limits(figures: dict[str, float], status: str) -> None:
-    assert service.limits(figures).status.name == status
+    assert probes.limits(figures).status.name == status
