@@ -17,7 +17,7 @@ PARTS = (inside, on_host)
 SIMPLE: dict[str, Any] = {
     "containers": {"postgres": "stackroom-postgres-1"},
     "schema": "library",
-    "volumes": ["stackroom_postgres"],
+    "volumes": "stackroom_",
     "token": "stackroom_hatchet_token",
 }
 QUEUED = SIMPLE | {
@@ -39,7 +39,7 @@ def test_on_a_machine_without_docker_it_answers_for_every_section(tmp_path: Path
     facts = sent_lab.on_a_bare_machine(program, tmp_path, json.dumps(QUEUED))
     told = facts["errors"] | facts["values"]
     assert set(told) == set(inside.sections(QUEUED))
-    assert facts["errors"]["documents"] == "docker is not installed"
+    assert facts["errors"]["documents"] == "stackroom-postgres-1: docker is not installed"
     # what cannot be asked is not ready
     assert facts["values"] == {"hatchet": {"ready": False}}
 

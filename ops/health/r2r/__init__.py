@@ -25,9 +25,6 @@ from ops.settings import Environment
 TUNNEL, MODELS, INSIDE, ADMIN = "ssh.tunnel", "ssh.litellm", "ssh.containers", "r2r.login"
 TUNNEL_SECONDS = 16.0  # longer than Remote.forward waits, so that it always ends by itself
 COLLECT_SECONDS = 16.0
-TOKEN = "hatchet_token"  # noqa: S105 - a volume's name
-VOLUMES = ("postgres", "edge_data", "edge_config")
-QUEUE_VOLUMES = ("hatchet_postgres", "hatchet_config", TOKEN, "rabbitmq")
 # one try: the doctor tells what is, and does not wait until it is well
 PATIENCE = Patience(attempts=1)
 
@@ -37,15 +34,14 @@ Facts = dict[str, Any]  # what inside.py prints: {"values": {section: ...}, "err
 def question(environment: Environment) -> dict[str, Any]:
     """What inside.py is told: names, and nothing secret; it can be read in a process list."""
     settings = environment.settings
-    services, volumes = ["postgres"], [*VOLUMES]
+    services = ["postgres"]
     if settings.r2r.orchestration == "hatchet":
         services += ["hatchet-postgres", "hatchet-engine", "rabbitmq"]
-        volumes += QUEUE_VOLUMES
     return {
         "containers": {name: f"{PROJECT}-{name}-1" for name in services},
         "schema": settings.r2r.project,
-        "volumes": [f"{PROJECT}_{name}" for name in volumes],
-        "token": f"{PROJECT}_{TOKEN}",
+        "volumes": f"{PROJECT}_",  # what their names begin with
+        "token": f"{PROJECT}_hatchet_token",
     }
 
 

@@ -93,19 +93,28 @@ PGPASSWORD="$POSTGRES_PASSWORD" PGCONNECT_TIMEOUT=5 exec psql -X -q -A -t \
 """
 
 
+def execute(container: str, *command: str, options: tuple[str, ...] = ()) -> str:
+    """What a command in a container prints. Raises RuntimeError with its last words."""
+    try:
+        return run("docker", "exec", *options, container, *command)
+    except RuntimeError as error:
+        told = str(error)
+        raise RuntimeError(f"{container}: {told.partition(': ')[2] or told}") from None
+
+
 def sql(container: str, name: str, query: str) -> Any:
     """The one JSON value that a query answers. Raises RuntimeError with Postgres's words."""
-    limits = f"PGOPTIONS=-c statement_timeout={QUERY_SECONDS}s"
+    limits = ("-e", f"PGOPTIONS=-c statement_timeout={QUERY_SECONDS}s")
     psql = ("psql", "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=terse")
     return json.loads(
-        run("docker", "exec", "-e", limits, container, *psql, "-U", name, "-d", name, "-c", query)
+        execute(container, *psql, "-U", name, "-d", name, "-c", query, options=limits)
     )
 
 
 def password(container: str) -> dict[str, bool]:
     """Whether Postgres takes the password that its container was told; it may keep another."""
     try:
-        run("docker", "exec", container, "sh", "-c", LOGIN)
+        execute(container, "sh", "-c", LOGIN)
     except RuntimeError as error:
         if "password authentication failed" not in str(error):
             raise
@@ -113,13 +122,13 @@ def password(container: str) -> dict[str, bool]:
     return {"taken": True}
 
 
-def volumes(names: list[str]) -> dict[str, int | None]:
+def volumes(prefix: str) -> dict[str, int | None]:
     """Bytes on disk by volume; None for one that was not added up in time."""
-    lines = run("docker", "volume", "inspect", "--format", "{{.Name}} {{.Mountpoint}}", *names)
+    listed = run("docker", "volume", "ls", "--format", "{{.Name}} {{.Mountpoint}}").splitlines()
+    ours = [line.partition(" ")[::2] for line in listed if line.startswith(prefix)]
     found: dict[str, int | None] = {}
-    left = VOLUME_SECONDS / max(1, len(names))
-    for line in lines.splitlines():
-        name, _, place = line.partition(" ")
+    left = VOLUME_SECONDS / max(1, len(ours))
+    for name, place in ours:
         try:
             # files come and go while it counts
             told = run_for(
@@ -153,7 +162,7 @@ def engine(container: str) -> dict[str, bool]:
     """Whether Hatchet's engine calls itself ready: it asks its queue and its database."""
     ready = "http://127.0.0.1:8733/ready"
     try:
-        run("docker", "exec", container, "wget", "-q", "-T", "5", "-O", "/dev/null", ready)
+        execute(container, "wget", "-q", "-T", "5", "-O", "/dev/null", ready)
     except RuntimeError:
         return {"ready": False}
     return {"ready": True}
@@ -163,8 +172,8 @@ def broker(container: str) -> dict[str, Any]:
     """RabbitMQ's alarms, and of each queue what waits and how many take from it."""
 
     def ask(*words: str) -> Any:
-        told = ("docker", "exec", "-u", RABBITMQ, container, "rabbitmqctl", "-q")
-        return json.loads(run(*told, "--formatter", "json", *words))
+        told = ("rabbitmqctl", "-q", "--formatter", "json", *words)
+        return json.loads(execute(container, *told, options=("-u", RABBITMQ)))
 
     status = ask("status")
     columns = ("name", "messages_ready", "messages_unacknowledged", "consumers")
