@@ -31,7 +31,7 @@ from ops.sandbox.archive import source_of
 
 LABEL = "stackroom.test=r2r"
 COMPOSE = ROOT / "compose" / "r2r"
-UPSTREAM = Path(__file__).with_name("embedding_upstream.py")
+UPSTREAM = ROOT / "ops" / "sandbox" / "embeddings.py"
 START_SECONDS = 600  # for all of it, on a machine with a lot else to do
 ANSWER = "The stack room is where the books are kept."
 PROJECT = "library"

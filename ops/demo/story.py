@@ -21,7 +21,7 @@ from ops.demo.documents import point, sections, vector
 from ops.errors import ServiceError
 from ops.health import Status, examine
 from ops.render.files import ROOT
-from ops.render.stack import pinned_images
+from ops.render.stack import carried_images
 from ops.sandbox import Client, client, image_archive, up
 from ops.sandbox.visit import PORTS, open_ports, visit
 from ops.settings import Environment, load_environment
@@ -46,7 +46,7 @@ def run(console: Console) -> None:
     console.rule("1  a bare machine")
     sandbox = up(say)
     environment = load_environment(sandbox.environment)
-    archive = image_archive(pinned_images(environment.settings), say)
+    archive = image_archive(carried_images(environment.settings), say)
     console.rule("2  deploy over SSH")
     _deploy(environment, archive, say)
     _examine(environment, say)

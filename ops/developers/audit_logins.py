@@ -16,7 +16,7 @@ from ops.developers.audit_words import Difference, Row, absent, name_of
 from ops.developers.look_logins import key_of
 from ops.developers.reality import Account, HostKey, Reality
 from ops.render.host import authorized_keys_path
-from ops.render.people import GROUP, KEYS_FOLDER, TUNNEL_PORTS, account_of, key_files, with_accounts
+from ops.render.people import GROUP, KEYS_FOLDER, account_of, key_files, tunnel_ports, with_accounts
 from ops.settings import Environment, Settings
 from ops.settings.people import ACCOUNT_PREFIX
 
@@ -251,7 +251,7 @@ def _of_sshd(settings: Settings, sshd: Mapping[str, Mapping[str, str]]) -> Itera
         if values:
             text = f"sshd has {key} {', '.join(sorted(values))}: whom it lets in cannot be seen"
             yield Difference("", text, reaches=True, applies=False)
-    ports = " ".join(f"127.0.0.1:{port}" for port in TUNNEL_PORTS)
+    ports = " ".join(f"127.0.0.1:{port}" for port in tunnel_ports(settings))
     for name in with_accounts(settings):
         told = sshd.get(account_of(name))
         if told is None:

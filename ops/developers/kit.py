@@ -19,7 +19,7 @@ from ops.developers.hostkeys import known_hosts
 from ops.errors import SettingsError
 from ops.render.files import render
 from ops.render.firewall import Family, family_of
-from ops.render.people import TUNNEL_PORTS, account_of, with_accounts
+from ops.render.people import account_of, tunnel_ports, with_accounts
 from ops.settings import Collection, Environment, Settings
 from ops.settings.addresses import short
 from ops.settings.model import Distance, EdgeMode
@@ -242,7 +242,7 @@ def _tunnel(environment: Environment) -> str:
         # the kit's own line for the host, and no other, in place of a question
         *("StrictHostKeyChecking=yes", "UserKnownHostsFile=known_hosts"),
     ]
-    forwards = [f"127.0.0.1:{p}:127.0.0.1:{p}" for p in TUNNEL_PORTS]
+    forwards = [f"127.0.0.1:{p}:127.0.0.1:{p}" for p in tunnel_ports(environment.settings)]
     words = ["ssh", "-N", *(f"-o {option}" for option in options)]
     return " ".join([*words, f"-p {environment.machine.port}", *(f"-L {f}" for f in forwards)])
 

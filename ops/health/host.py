@@ -12,7 +12,8 @@ from ops.health import backups, machine, stack, walls
 from ops.health.model import Verdict, ok, unknown
 from ops.health.runner import LOGIN, Check
 from ops.render.firewall import expected_chains
-from ops.render.stack import Stack, render_stack
+from ops.render.project import Stack
+from ops.render.stack import render_stack
 from ops.settings import Environment, Settings
 
 REACH_SECONDS = 25.0  # a repository far away is asked for its configuration

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ops.health.model import Verdict, critical, ok, warning
-from ops.render.stack import PROJECT, STACK_DIR, Service
+from ops.render.project import PROJECT, STACK_DIR, Service
 
 Facts = Any  # one section of the collected facts, as JSON gave it
 
@@ -24,13 +24,18 @@ def of_the_stack(containers: Facts) -> list[dict[str, Any]]:
 
 
 def running(containers: Facts, services: Sequence[Service]) -> Verdict:
-    """Every service has a container that runs and, where it is asked, calls itself healthy."""
+    """Every service has a container that runs and, where it is asked, calls itself healthy; one
+    that is to end has ended well."""
     found = {each["service"]: each for each in of_the_stack(containers)}
     down, starting = [], []
     for service in services:
         each = found.get(service.name)
         if each is None:
             down.append(f"{service.name} has no container")
+        elif service.once and each["state"] in ("running", "created"):
+            starting.append(service.name)
+        elif service.once and each["state"] == "exited" and not each["exit_code"]:
+            continue
         elif each["state"] != "running":
             reason = "out of memory" if each["oom_killed"] else f"exit code {each['exit_code']}"
             down.append(f"{service.name} is {each['state']} ({reason})")
@@ -43,7 +48,10 @@ def running(containers: Facts, services: Sequence[Service]) -> Verdict:
         return critical(", ".join(down), f"on the host: docker logs -n 50 {PROJECT}-{name}-1")
     if starting:
         return warning(f"still starting: {', '.join(starting)}", "look again in a minute")
-    return ok(f"{', '.join(service.name for service in services)} run and are healthy")
+    staying = [service.name for service in services if not service.once]
+    done = [service.name for service in services if service.once]
+    ended = f"; {', '.join(done)} ended well" if done else ""
+    return ok(f"{', '.join(staying)} run and are healthy{ended}")
 
 
 def restarts(containers: Facts) -> Verdict:

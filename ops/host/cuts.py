@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from ops.host.firewall import HOST_CHAINS, UNCUT, Firewall
 from ops.render.firewall import CONTAINER_CHAIN, expected_chains
-from ops.render.stack import PROJECT
+from ops.render.project import PROJECT
 from ops.settings import Settings
 from ops.settings.addresses import Network
 

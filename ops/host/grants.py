@@ -20,7 +20,7 @@ from ops.errors import StackroomError
 from ops.host.collections import relayed
 from ops.host.facts import Lines
 from ops.host.operations import Commands
-from ops.render.stack import STACK_DIR
+from ops.render.project import STACK_DIR
 from ops.settings import Settings
 from ops.settings.rights import values_in_force
 
@@ -46,13 +46,15 @@ class Answers(FactBase[Any]):
 @deploy("Grants")
 def revocations(settings: Settings) -> None:
     """What no longer works ends, before anything that could fail has been tried."""
-    revoke(name="revoked tokens", settings=settings)
+    if settings.stack == "qdrant":
+        revoke(name="revoked tokens", settings=settings)
 
 
 @deploy("Grants")
 def grants(settings: Settings) -> None:
     """The list that Qdrant looks a token up in, on every request."""
-    admit(name="tokens", settings=settings)
+    if settings.stack == "qdrant":
+        admit(name="tokens", settings=settings)
 
 
 @operation()

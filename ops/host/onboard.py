@@ -15,7 +15,7 @@ from ops.host.operations import packages, place
 from ops.host.people import people
 from ops.render.backup import settings_copy
 from ops.render.host import GUARD
-from ops.render.stack import STACK_DIR
+from ops.render.project import STACK_DIR
 from ops.settings import load_environment
 
 config.REQUIRE_PYINFRA_VERSION = "==3.10.0"

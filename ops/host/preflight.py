@@ -10,18 +10,19 @@ from pyinfra import host
 from pyinfra.api import FactBase
 from pyinfra.api.exceptions import DeployError
 
-from ops.render.stack import PROJECT, STACK_DIR
+from ops.render.project import PROJECT, STACK_DIR
 from ops.settings import Settings
+from ops.settings.model import LOOPBACK_PORTS
 
 SUPPORTED = {("debian", "12"), ("debian", "13"), ("ubuntu", "22.04"), ("ubuntu", "24.04")}
 MINIMUM_KERNEL = (5, 10)
 MINIMUM_MEMORY_MIB = 1800  # the smallest Hetzner VM has 2 GB, of which the kernel keeps some
-MINIMUM_FREE_MIB = 5000  # images, their layers while pulling, and room for a first collection
+# images, their layers while pulling, and room for a first collection or the first documents
+MINIMUM_FREE_MIB = {"qdrant": 5000, "r2r": 16000}
 NEEDED_LATER_MIB = 300  # a filling disk must not stand between an operator and the firewall
 MAXIMUM_CLOCK_SKEW_SECONDS = 120  # beyond it TLS and token expiry go wrong
-# Qdrant corrupts data on network and FUSE filesystems, and memory is not storage
+# databases corrupt their data on network and FUSE filesystems, and memory is not storage
 UNFIT_FILESYSTEMS = ("nfs", "cifs", "smb", "fuse", "9p", "tmpfs", "ramfs")
-LOOPBACK_PORTS = (6333, 6334)
 # Docker listens for its containers; which of them are not ours, it says itself
 _DOCKER = ("dockerd", "docker-proxy")
 
@@ -109,17 +110,17 @@ def problems(report: HostReport, settings: Settings, now: float) -> list[str]:
         found.append(f"kernel {report.kernel} is older than 5.10; upgrade and reboot")
     if report.memory_mib < MINIMUM_MEMORY_MIB:
         found.append(f"{report.memory_mib} MiB of memory; the stack needs {MINIMUM_MEMORY_MIB}")
-    needed = NEEDED_LATER_MIB if report.deployed else MINIMUM_FREE_MIB
+    needed = NEEDED_LATER_MIB if report.deployed else MINIMUM_FREE_MIB[settings.stack]
     if report.free_mib < needed:
         found.append(f"{report.free_mib} MiB free below /var/lib; a deploy needs {needed}")
     if report.filesystem.startswith(UNFIT_FILESYSTEMS):
         found.append(
-            f"/var/lib/docker is on {report.filesystem}; Qdrant needs a local disk (ext4, xfs)"
+            f"/var/lib/docker is on {report.filesystem}; databases need a local disk (ext4, xfs)"
         )
     skew = report.now - now
     if abs(skew) > MAXIMUM_CLOCK_SKEW_SECONDS:
         found.append(f"the machine's clock is {skew:+.0f} s off; set it (timedatectl set-ntp true)")
-    wanted = {*LOOPBACK_PORTS, *settings.edge_ports(), *settings.world_ports()}
+    wanted = {*LOOPBACK_PORTS[settings.stack], *settings.edge_ports(), *settings.world_ports()}
     if settings.api:
         wanted.add(settings.api.port)
     for port, program in sorted(set(report.listeners)):

@@ -14,12 +14,13 @@ from pyinfra import host
 from pyinfra.api import FactBase, FileUploadCommand, OperationError, deploy, operation
 
 from ops.host.facts import Lines
-from ops.host.operations import Commands, differing, packages, show_diff, upload
-from ops.render.host import APPLY
-from ops.render.stack import PROJECT, STACK_DIR, GitBuild, Service, Stack, Volume
+from ops.host.operations import Commands, differing, packages, place, show_diff, unit, upload
+from ops.render.files import RenderedFile
+from ops.render.host import APPLY, STACK_UNIT, START_SECONDS, stack_unit
+from ops.render.project import PROJECT, STACK_DIR, FolderBuild, GitBuild, Service, Stack
+from ops.render.stack import DATA_VOLUMES
 
-START_SECONDS = 300  # Qdrant opens its port only after it has loaded every collection
-DATA_VOLUME = "stackroom_qdrant_storage"
+BUILD_DIR = "/var/lib/stackroom/build"
 ARCHIVE = "/var/lib/stackroom/images.tar"
 
 
@@ -34,7 +35,8 @@ class Container:
 
 
 class Containers(FactBase[dict[str, Container]]):
-    """The project's containers by service; `state` is the health where there is a check."""
+    """The project's containers by service; `state` is the health where there is a check, and
+    "done" of one that has ended well."""
 
     default = dict
 
@@ -47,7 +49,7 @@ class Containers(FactBase[dict[str, Container]]):
             '{{index .Config.Labels "stackroom.config"}}|'
             "{{if .State.Paused}}paused{{else if .State.Health}}{{.State.Health.Status}}"
             "{{else}}{{.State.Status}}{{end}}|"
-            "{{.State.Running}}"
+            "{{.State.Running}}|{{.State.Status}} {{.State.ExitCode}}"
         )
         ids = f"docker ps -aq --filter label=com.docker.compose.project={PROJECT}"
         return f"for c in $({ids}); do docker inspect -f {shlex.quote(form)} $c; done"
@@ -55,9 +57,10 @@ class Containers(FactBase[dict[str, Container]]):
     def process(self, output: list[str]) -> dict[str, Container]:
         containers = {}
         for line in output:
-            service, image, image_id, config, state, running = line.split("|")
+            service, image, image_id, config, state, running, end = line.split("|")
+            ended = "done" if end == "exited 0" else "stopped"
             containers[service] = Container(
-                image, image_id, config, state if running == "true" else "stopped"
+                image, image_id, config, state if running == "true" else ended
             )
         return containers
 
@@ -65,39 +68,49 @@ class Containers(FactBase[dict[str, Container]]):
 @deploy("Stack")
 def stack(wanted: Stack, pinned: list[str], archive: Path | None = None) -> None:
     """Bring the compose project to the wanted state; keep the old one where the new fails."""
-    volumes(name="volumes", wanted=list(wanted.volumes))
-    if wanted.build:
+    volumes(name="volumes", wanted=wanted)
+    if isinstance(wanted.build, GitBuild):
         packages(name="git", names=["git"])
         build(name="build the api", source=wanted.build)
-    images(
-        name="images",
-        wanted=pinned,
-        archive=str(archive) if archive else "",
-    )
+    own = [wanted.build.image] if isinstance(wanted.build, FolderBuild) else []
+    images(name="images", wanted=pinned, own=own, archive=str(archive) if archive else "")
+    if isinstance(wanted.build, FolderBuild):
+        build_here(name="build our image", source=wanted.build)
     converge(name="services", wanted=wanted)
+    if wanted.ordered:
+        place(name="start order", files=[stack_unit()])
+        unit(name="start order of a restart", unit_name=STACK_UNIT)
 
 
 @operation()
-def volumes(wanted: list[Volume]) -> Commands:
+def volumes(wanted: Stack) -> Commands:
     """Named volumes that no `docker compose down -v` can delete, owned by their service's user.
 
-    Raises OperationError where a stack was deployed and its data are gone: an empty volume in
-    their place would look healthy.
+    Raises OperationError where a stack was deployed and its data are gone, as an empty volume in
+    their place would look healthy; and where the machine has the data of another stack.
     """
-    names = " ".join(shlex.quote(volume.name) for volume in wanted)
+    others = [volume for volume in DATA_VOLUMES.values() if volume != wanted.data_volume]
+    names = " ".join(shlex.quote(name) for name in [v.name for v in wanted.volumes] + others)
     found = host.get_fact(
         Lines,
         script="docker version >/dev/null 2>&1 && echo docker;"
         f" for v in {names}; do m=$(docker volume inspect -f '{{{{.Mountpoint}}}}' $v"
         ' 2>/dev/null) && echo "$v $(stat -c %u "$m")"; done; true',
     )
-    missing = [volume for volume in wanted if f"{volume.name} {volume.uid}" not in found]
+    there = {line.split(" ")[0] for line in found}
+    for other in others:
+        if other in there:
+            raise OperationError(
+                f"this machine has the data of another stack (volume {other}); one machine carries"
+                " one stack: deploy this one to another machine"
+            )
+    missing = [volume for volume in wanted.volumes if f"{volume.name} {volume.uid}" not in found]
     deployed = host.get_fact(Lines, script=f"[ -d {STACK_DIR} ] && echo yes || true")
     # a Docker that is stopped, and is started before this step, says nothing of its volumes
     answers = "docker" in found
-    if deployed and answers and not any(line.startswith(f"{DATA_VOLUME} ") for line in found):
+    if deployed and answers and wanted.data_volume not in there:
         raise OperationError(
-            f"this machine had a stack, but its volume {DATA_VOLUME} is gone: is the disk of"
+            f"this machine had a stack, but its volume {wanted.data_volume} is gone: is the disk of"
             " /var/lib/docker mounted? To begin anew with an empty one, remove"
             f" {STACK_DIR} on the machine first"
         )
@@ -116,12 +129,10 @@ def volumes(wanted: list[Volume]) -> Commands:
 def build(source: GitBuild) -> Commands:
     """The api's image from a git repository and ref, built once for each ref."""
     image = shlex.quote(source.image)
-    if host.get_fact(
-        Lines, script=f"docker image inspect {image} >/dev/null 2>&1 && echo yes || true"
-    ):
+    if _image_ids([source.image]):
         host.noop(f"{source.image} is built")
         return
-    folder = "/var/lib/stackroom/build/api"
+    folder = f"{BUILD_DIR}/api"
     yield (
         f"rm -rf {folder} && mkdir -p {folder} && cd {folder} && git init -q"
         f" && git fetch -q --depth 1 -- {shlex.quote(source.repository)} {shlex.quote(source.ref)}"
@@ -130,22 +141,44 @@ def build(source: GitBuild) -> Commands:
 
 
 @operation()
-def images(wanted: list[str], archive: str) -> Commands:
-    """Every pinned image, pulled, or loaded from an archive where there is no registry."""
-    names = " ".join(shlex.quote(image) for image in wanted)
+def build_here(source: FolderBuild) -> Commands:
+    """An image of ours from its build folder, built once for each content of that folder."""
+    image = shlex.quote(source.image)
+    if _image_ids([source.image]):
+        host.noop(f"{source.image} is built")
+        return
+    folder = f"{BUILD_DIR}/{source.image.partition(':')[0]}"
+    yield f"rm -rf {folder}"
+    for name, content in source.files:
+        yield upload(RenderedFile(f"{folder}/{name}", content))
+    # an archive that was loaded in this run may have brought it
+    yield (
+        f"docker image inspect {image} >/dev/null 2>&1 || docker build -q -t {image} {folder};"
+        f" s=$?; rm -rf {folder}; exit $s"
+    )
+
+
+@operation()
+def images(wanted: list[str], own: list[str], archive: str) -> Commands:
+    """Every pinned image, pulled, or loaded from an archive where there is no registry.
+
+    `own` are loaded where the archive has them; no registry has them.
+    """
+    sought = [*wanted, *(own if archive else [])]
+    names = " ".join(shlex.quote(image) for image in sought)
     present = host.get_fact(
         Lines,
         script=f"for i in {names}; do docker image inspect -f ok $i >/dev/null 2>&1"
         ' && echo "$i"; done; true',
     )
-    missing = [image for image in wanted if image not in present]
+    missing = [image for image in sought if image not in present]
     if not missing:
         host.noop("the images are on the host")
         return
     if archive:
         yield FileUploadCommand(archive, ARCHIVE)
         yield f"docker load -q -i {ARCHIVE}; s=$?; rm -f {ARCHIVE}; exit $s"
-    for image in missing:
+    for image in [each for each in missing if each in wanted]:
         quoted = shlex.quote(image)
         told = shlex.quote(f"{image} is not on the machine and cannot be pulled")
         yield (
@@ -179,14 +212,10 @@ def converge(wanted: Stack) -> Commands:
     else:
         yield f"rm -rf {STACK_DIR}.next"
     # a mounted file that was edited may have been read: its service starts anew
-    edited = {s.name for s in wanted.services for f in changed if _mounted_by(f.path, s)}
+    edited = {s.name for s in wanted.services for f in changed if f.path in s.files}
     # Compose neither starts nor waits for what hangs
     hung = {name for name, each in containers.items() if each.state in ("unhealthy", "paused")}
     yield " ".join([APPLY, str(START_SECONDS), *sorted(edited | (hung - surplus))])
-
-
-def _mounted_by(path: str, service: Service) -> bool:
-    return path.startswith(f"{STACK_DIR}/{service.name}/")
 
 
 def _image_ids(images: list[str]) -> dict[str, str]:
@@ -204,5 +233,5 @@ def _runs(service: Service, container: Container | None, image_ids: dict[str, st
         image=service.image,
         image_id=image_ids.get(service.image, ""),
         config_sha256=service.config_sha256,
-        state="healthy",
+        state="done" if service.once else "healthy",
     )

@@ -16,7 +16,8 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from ops.render.files import ROOT, RenderedFile, render
-from ops.render.stack import PROJECT, pinned_qdrant
+from ops.render.project import PROJECT
+from ops.render.qdrant import pinned_qdrant
 from ops.settings import Environment, Settings
 from ops.settings import host as names
 from ops.settings.backup import Weekday

@@ -7,12 +7,15 @@ from typing import Any
 
 from ops.render.files import RenderedFile, render
 from ops.render.firewall import CONTAINER_CHAIN
-from ops.render.people import GROUP, KEYS_FOLDER, TUNNEL_PORTS
+from ops.render.people import GROUP, KEYS_FOLDER, tunnel_ports
+from ops.render.project import STACK_DIR
 from ops.settings import Settings
 
 SSH_DROP_IN = "/etc/ssh/sshd_config.d/10-stackroom.conf"
 GUARD = "/usr/local/sbin/stackroom-guard"
 APPLY = "/usr/local/sbin/stackroom-apply"
+STACK_UNIT = "stackroom-stack.service"
+START_SECONDS = 300  # for every service; Qdrant opens its port only after it has loaded everything
 DAEMON_JSON = "/etc/docker/daemon.json"
 JOURNAL_CONF = "/etc/systemd/journald.conf.d/10-stackroom.conf"
 
@@ -68,13 +71,19 @@ def ssh_files(settings: Settings) -> list[RenderedFile]:
         root_login=settings.ssh.root_login,
         group=GROUP,
         keys_folder=KEYS_FOLDER,
-        tunnels=[f"127.0.0.1:{port}" for port in TUNNEL_PORTS],
+        tunnels=[f"127.0.0.1:{port}" for port in tunnel_ports(settings)],
     )
     return [
         RenderedFile(SSH_DROP_IN, drop_in),
         # root's, so that the account cannot add keys to itself; sshd reads it as root
         RenderedFile(authorized_keys_path(settings), render("host/authorized_keys.j2", keys=keys)),
     ]
+
+
+def stack_unit() -> RenderedFile:
+    """What starts the services in their order after a restart of the machine."""
+    text = render(f"systemd/{STACK_UNIT}.j2", apply=APPLY, seconds=START_SECONDS, folder=STACK_DIR)
+    return RenderedFile(f"/etc/systemd/system/{STACK_UNIT}", text)
 
 
 def daemon_json(settings: Settings, docker_major: int, data_root: str = "") -> RenderedFile:

@@ -16,11 +16,16 @@ from ops.settings.people import ACCOUNT_PREFIX
 
 GROUP = "stackroom-developers"
 KEYS_FOLDER = "/etc/ssh/stackroom-keys"
-# Qdrant's REST and gRPC on the host's loopback, where every request is asked for a token; never the
-# team's api, whose token the edge asks for: a tunnel would go past it
-TUNNEL_PORTS = (6333, 6334)
+# Qdrant's REST and gRPC, or R2R, on the host's loopback, where every request is asked for a token;
+# never the team's api, whose token the edge asks for: a tunnel would go past it
+_TUNNEL_PORTS = {"qdrant": (6333, 6334), "r2r": (7272,)}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LINE = re.compile(r'^\S*?from="(?P<sources>[^"]*)"\S* (?P<kind>\S+) (?P<blob>\S+)', re.MULTILINE)
+
+
+def tunnel_ports(settings: Settings) -> tuple[int, ...]:
+    """The ports of the host's loopback that a developer's tunnel may lead to."""
+    return _TUNNEL_PORTS[settings.stack]
 
 
 def account_of(name: str) -> str:
@@ -59,7 +64,7 @@ def key_files(settings: Settings, *, expiry_in_utc: bool = True) -> list[Rendere
             keys_path(account_of(name)),
             render(
                 "host/developer_keys.j2",
-                options=_options(developer, expiry_in_utc=expiry_in_utc),
+                options=_options(developer, tunnel_ports(settings), expiry_in_utc=expiry_in_utc),
                 keys=developer.keys,
             ),
         )
@@ -85,9 +90,9 @@ def _admitted(text: str) -> set[tuple[str, str]]:
     }
 
 
-def _options(developer: Developer, *, expiry_in_utc: bool) -> str:
+def _options(developer: Developer, ports: tuple[int, ...], *, expiry_in_utc: bool) -> str:
     """The options of sshd(8): nothing but tunnels to our ports, from there, until then."""
-    permitted = [f'permitopen="127.0.0.1:{port}"' for port in TUNNEL_PORTS]
+    permitted = [f'permitopen="127.0.0.1:{port}"' for port in ports]
     sources = ",".join(_sources(developer))
     options = ["restrict", "port-forwarding", *permitted, f'from="{sources}"']
     end = developer.ends()

@@ -17,10 +17,12 @@ from ops.errors import MissingToolError, StackroomError
 from ops.render.files import ROOT
 from ops.sandbox import engine
 from ops.sandbox.build import OLDER_DEBIAN, Say, alone, base_image, built_image
-from ops.sandbox.layout import STATE
+from ops.sandbox.layout import STATE, WHICH
 
-ARCHIVE = STATE / "images.tar"
-RECORD = STATE / "images.json"
+# each stack has its own: two machines may be deployed at once
+_NAME = "images-r2r" if WHICH == "r2r" else "images"
+ARCHIVE = STATE / f"{_NAME}.tar"
+RECORD = STATE / f"{_NAME}.json"
 BORROWED = "stackroom.stand-in"  # label of every image built here to bear a pinned name
 CA_BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
 

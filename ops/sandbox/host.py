@@ -19,6 +19,9 @@ from ops.sandbox import archive, build, cgroups, engine, inventory
 from ops.sandbox.build import Say
 from ops.sandbox.layout import (
     DEPUTY_KEY,
+    EMBEDDINGS_IPV4,
+    EMBEDDINGS_IPV6,
+    EMBEDDINGS_PORT,
     ENVIRONMENT,
     GATEWAY_IPV4,
     GATEWAY_IPV6,
@@ -31,6 +34,7 @@ from ops.sandbox.layout import (
     OWNED,
     STATE,
     VOLUMES,
+    WHICH,
 )
 from ops.sandbox.machine import check_machine, rights, this_machine
 from ops.settings import load_environment
@@ -88,6 +92,8 @@ def up(say: Say) -> Sandbox:
     if container is None:
         _trust_own_cas()
     _until(_login_works, "no login over SSH")
+    if WHICH == "r2r":
+        _serve_embeddings(image)
     say(f"the sandbox is up at {HOST_IPV4} and {HOST_IPV6}")
     return Sandbox(HOST_IPV4, HOST_IPV6, KEY, ENVIRONMENT, container is None)
 
@@ -182,6 +188,21 @@ def _trust_own_cas() -> None:
     if any(OWN_CAS.glob("*.crt")):
         engine.docker("cp", f"{OWN_CAS}/.", f"{NAME}:{OWN_CAS}")
         engine.docker("exec", NAME, "update-ca-certificates")
+
+
+def _serve_embeddings(image: str) -> None:
+    """The model behind LiteLLM, on a machine of its own: it needs no provider and no key."""
+    name = f"{NAME}-embeddings"
+    found = engine.inspect("container", name)
+    if found and found["State"]["Running"]:
+        return
+    engine.attempt("rm", "--force", name)
+    program = Path(__file__).with_name("embeddings.py").read_text(encoding="utf-8")
+    engine.docker(
+        *("run", "--detach", "--init", "--name", name, "--label", OWNED, "--network", NAME),
+        *("--ip", EMBEDDINGS_IPV4, "--ip6", EMBEDDINGS_IPV6, "--user", "65534:65534"),
+        *("--entrypoint", "python3", image, "-c", program, str(EMBEDDINGS_PORT)),
+    )
 
 
 def _until(done: Callable[[], bool], complaint: str) -> None:

@@ -19,8 +19,6 @@ from ops.errors import SettingsError
 from ops.settings.explain import DEVELOPERS_FILE, SECRETS_FILE, SETTINGS_FILE, explain, file_of
 from ops.settings.model import Settings
 
-# what the verbs can do; settings of another stack are read, rendered and tested before that
-DEPLOYED = ("qdrant",)
 FILES = (SETTINGS_FILE, DEVELOPERS_FILE, SECRETS_FILE)
 
 
@@ -112,11 +110,6 @@ def load_environment(folder: Path, developers: str | None = None) -> Environment
             f"stackroom init {folder.name} --host <address>",
         )
     settings = _load_settings(folder, developers)
-    if settings.stack not in DEPLOYED:
-        raise SettingsError(
-            f'{folder}/settings.toml: this version cannot deploy stack = "{settings.stack}" yet',
-            f'set stack = "{DEPLOYED[0]}"',
-        )
     machine = _load_machine(folder)
     if machine.port in {*settings.edge_ports(), *settings.world_ports()}:
         raise SettingsError(f"{folder}/settings.toml: port {machine.port} is SSH's (hosts.py)")

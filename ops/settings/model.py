@@ -45,6 +45,17 @@ def _account(text: str) -> str:
     return text
 
 
+# what the services of a stack take on the host's loopback
+LOOPBACK_PORTS = {
+    "qdrant": {6333: "Qdrant's REST", 6334: "Qdrant's gRPC"},
+    "r2r": {
+        4000: "LiteLLM",
+        7272: "R2R",
+        7273: "R2R's dashboard",
+        7274: "Hatchet's dashboard",
+        15672: "RabbitMQ's management",
+    },
+}
 HostPath = Annotated[str, matching(r"|(/[\w.@+-]+)+", "an absolute path of a file on the host")]
 Word = Annotated[
     str, matching(r"[^\x00-\x1f\x7f]+", "one word of a command, without a line break in it")
@@ -265,7 +276,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _ports_differ(self) -> Settings:
-        taken = {6333: "Qdrant's REST", 6334: "Qdrant's gRPC"}
+        taken = dict(LOOPBACK_PORTS[self.stack])
         taken |= dict.fromkeys(self.world_ports(), "the ACME challenge")
         wanted = {"edge.port": self.edge.port} if self.edge_ports() else {}
         if self.api:
@@ -295,7 +306,12 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _r2r_is_whole(self) -> Settings:
         if self.stack == "r2r":
-            wrong = list(r2r_mistakes(self.r2r, self.litellm, self.secrets.r2r))
+            wrong = [
+                f'{key} is of stack = "qdrant" and means nothing with stack = "r2r": remove it'
+                for key, empty in (("qdrant", Qdrant()), ("api", None), ("collections", {}))
+                if getattr(self, key) != empty
+            ]
+            wrong += r2r_mistakes(self.r2r, self.litellm, self.secrets.r2r)
             if wrong:
                 raise ValueError("\n".join(wrong))
         return self

@@ -1,9 +1,7 @@
-"""Rendered R2R stacks for the tests of this room. Environments are made by hand: no verb loads one
-before it can be deployed."""
+"""Rendered R2R stacks for the tests of this room."""
 
 from __future__ import annotations
 
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +9,7 @@ import stacks
 import yaml
 from settings_lab import R2R_PASSWORDS, SECRETS, settings_with
 
-from ops.render.r2r import R2RStack, render_r2r
+from ops.render.stack import render_stack
 from ops.settings import Environment, Machine
 
 GIVEN = {
@@ -59,17 +57,7 @@ class Rendered(stacks.StackFiles):
         )
         environment = Environment(Path("/nowhere/team"), settings, Machine(stacks.ADDRESSES[0]))
         self.settings = settings
-        self.stack: R2RStack = render_r2r(environment, memory_mib, cpus)
-
-    @cached_property
-    def project(self) -> dict[str, Any]:
-        """What `docker compose config` would make of the stack."""
-        merged: dict[str, Any] = {}
-        for name in self.compose_files:
-            merged = stacks.merge(merged, stacks.load(self.text(name)))
-        resolved = stacks.filled_in(merged, self.env)
-        assert isinstance(resolved, dict)
-        return resolved
+        self.stack = render_stack(environment, memory_mib, cpus)
 
     @property
     def litellm(self) -> dict[str, Any]:

@@ -17,15 +17,18 @@ from typing import Any
 import yaml
 
 from ops.render.files import RenderedFile
-from ops.render.r2r import R2RStack
-from ops.render.stack import STACK_DIR, Stack, render_stack
+from ops.render.project import STACK_DIR, Stack
+from ops.render.stack import render_stack
 from ops.settings import Environment
 
 MEMORY_MIB, CPUS = 8192, 4
 MODES = ("tunnel", "internal", "acme", "external")
 APIS = ("none", "image", "git")
+# of `.env`: what is not for the compose files, but for Compose itself and for stackroom-apply
+FOR_OTHERS = {"COMPOSE_FILE", "COMPOSE_PROJECT_NAME"} | {
+    f"TRIAL_{name}" for name in ("FILES", "SERVICES", "SECONDS")
+}
 ADDRESSES = ("198.51.100.10", "2001:DB8::10", "VM1.example.com")
-TRIAL = ("trial.yaml", "trial-edge.yaml")
 
 _EDGE: dict[str, dict[str, Any]] = {
     "tunnel": {},
@@ -58,7 +61,7 @@ def tool(name: str) -> str:
 class StackFiles:
     """What lies on the host for a stack of either kind."""
 
-    stack: Stack | R2RStack
+    stack: Stack
 
     @cached_property
     def files(self) -> dict[str, RenderedFile]:
@@ -85,13 +88,10 @@ class StackFiles:
         """The files that Compose merges, in that order."""
         return self.env["COMPOSE_FILE"].split(":")
 
-
-@dataclass(frozen=True)
-class Rendered(StackFiles):
-    """An environment and its stack, as the tests look at it."""
-
-    environment: Environment
-    stack: Stack
+    @property
+    def trial_files(self) -> list[str]:
+        """The files that the trial of a new stack lays over them."""
+        return self.env["TRIAL_FILES"].split(":")
 
     @cached_property
     def project(self) -> dict[str, Any]:
@@ -101,19 +101,20 @@ class Rendered(StackFiles):
     @cached_property
     def trial(self) -> dict[str, Any]:
         """The merged project of the trial start, with the services that it starts."""
-        merged = self._merged(self.compose_files + [name for name in TRIAL if name in self.files])
-        merged["services"].pop("api", None)  # `stackroom-apply` names the others
+        merged = self._merged(self.compose_files + self.trial_files)
+        started: set[str] = set()
+        asked = self.env["TRIAL_SERVICES"].split(",")
+        while asked:
+            name = asked.pop()
+            started.add(name)
+            asked += set(merged["services"][name].get("depends_on", {})) - started
+        merged["services"] = {k: v for k, v in merged["services"].items() if k in started}
         return merged
 
     @property
     def services(self) -> dict[str, Any]:
         """Service -> its part of the merged project."""
         found: dict[str, Any] = self.project["services"]
-        return found
-
-    @property
-    def qdrant_config(self) -> dict[str, Any]:
-        found: dict[str, Any] = load(self.text("qdrant/local.yaml"))
         return found
 
     def _merged(self, names: list[str]) -> dict[str, Any]:
@@ -123,6 +124,19 @@ class Rendered(StackFiles):
         resolved = filled_in(merged, self.env)
         assert isinstance(resolved, dict)
         return resolved
+
+
+@dataclass(frozen=True)
+class Rendered(StackFiles):
+    """An environment and its stack, as the tests look at it."""
+
+    environment: Environment
+    stack: Stack
+
+    @property
+    def qdrant_config(self) -> dict[str, Any]:
+        found: dict[str, Any] = load(self.text("qdrant/local.yaml"))
+        return found
 
 
 MakeEnvironment = Callable[..., Environment]

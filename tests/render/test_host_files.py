@@ -16,7 +16,7 @@ import pytest
 
 from ops.render import host as rendering
 from ops.render.files import ROOT, RenderedFile
-from ops.render.host import base_files, daemon_json, ssh_files
+from ops.render.host import base_files, daemon_json, ssh_files, stack_unit
 from ops.settings import Settings, load_environment
 
 # rendered elsewhere: test_backup_files.py, test_people_files.py
@@ -83,7 +83,7 @@ def test_every_template_becomes_a_file(settings: Settings, monkeypatch: pytest.M
         return render(template, **values)
 
     monkeypatch.setattr(rendering, "render", seen)
-    rendered = [*base_files(settings), *ssh_files(settings)]
+    rendered = [*base_files(settings), *ssh_files(settings), stack_unit()]
     there = [*(ROOT / "templates/host").iterdir(), *(ROOT / "templates/systemd").iterdir()]
     there = [path for path in there if path.name not in ELSEWHERE]
     assert sorted(used) == sorted(str(path.relative_to(ROOT / "templates")) for path in there)

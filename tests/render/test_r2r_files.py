@@ -19,14 +19,14 @@ from settings_lab import R2R_PASSWORDS
 
 from ops.errors import SettingsError
 from ops.render.files import ROOT, read_compose
-from ops.render.r2r import BUILD_FILES
-from ops.render.stack import STACK_DIR
+from ops.render.project import FolderBuild
 from ops.settings.r2r_keys import KEYS, lint
 
 ORCHESTRATIONS = ("simple", "hatchet")
 
 
 HELPER = {"version": "1.0", "memory": "2G"}
+EDGE = {"edge.yaml", "edge-after.yaml", "trial-edge.yaml"}
 BESIDE = {"dashboards": True, "unstructured": HELPER, "graph_clustering": HELPER}
 
 
@@ -57,7 +57,7 @@ def test_every_variable_that_compose_asks_for_is_supplied_and_no_other(each: Ren
     asked = set().union(
         *(stacks.variables(stacks.load(each.text(name))) for name in each.compose_files)
     )
-    assert asked == set(each.env) - {"COMPOSE_FILE", "COMPOSE_PROJECT_NAME"}
+    assert asked == set(each.env) - stacks.FOR_OTHERS
 
 
 def test_every_file_that_compose_reads_is_supplied_and_no_other(each: Rendered) -> None:
@@ -66,20 +66,20 @@ def test_every_file_that_compose_reads_is_supplied_and_no_other(each: Rendered) 
         wanted |= set(service.get("env_file", []))
         wanted |= {m["source"] for m in service.get("volumes", []) if m["type"] == "bind"}
     mine = {name.removeprefix("./") for name in wanted if name.startswith("./")}
-    build = {f"r2r/{name}" for name in BUILD_FILES}
-    assert mine == set(each.files) - {*each.compose_files, ".env", "edge/Caddyfile"} - build
+    assert mine == set(each.files) - {*each.compose_files, *each.trial_files, ".env"}
 
 
 def test_all_of_the_folder_that_the_image_is_built_from_arrives(each: Rendered) -> None:
     folder = ROOT / "compose" / "r2r" / "r2r"
     # what the lock is made from builds nothing
     made_from = {path.name for path in folder.iterdir() if path.suffix != ".in"}
-    assert made_from == set(each.stack.build.files)
-    for name in made_from:
-        assert each.text(f"r2r/{name}") == (folder / name).read_text(encoding="utf-8")
-    assert each.stack.build.folder == f"{STACK_DIR}/r2r"
-    assert each.project["services"]["r2r"]["image"] == each.stack.build.image
-    assert each.stack.build.image.startswith("stackroom/r2r:3.6.6-")
+    build = each.stack.build
+    assert isinstance(build, FolderBuild)
+    assert dict(build.files) == {
+        name: (folder / name).read_text(encoding="utf-8") for name in made_from
+    }
+    assert each.project["services"]["r2r"]["image"] == build.image
+    assert build.image.startswith("stackroom/r2r:3.6.6-")
 
 
 def test_secrets_beside_the_build_are_kept_out_of_it() -> None:
@@ -96,14 +96,16 @@ def test_volumes_are_those_of_compose_and_belong_to_who_writes_them(each: Render
     assert {volume.name for volume in each.stack.volumes} == named
     owners = {volume.name: volume.uid for volume in each.stack.volumes}
     databases = {"stackroom_postgres", "stackroom_hatchet_postgres", "stackroom_rabbitmq"}
-    assert owners == {name: 999 if name in databases else 1000 for name in named}
+    owned = {name: 999 if name in databases else 1000 for name in named}
+    assert owners == owned | dict.fromkeys(("stackroom_edge_data", "stackroom_edge_config"), 0)
 
 
 def test_every_compose_file_there_is_belongs_to_some_settings() -> None:
     everything = Rendered(orchestration="hatchet", **BESIDE)
     there = {path.name for path in (ROOT / "compose" / "r2r").glob("*.yaml")}
-    assert set(everything.compose_files) == there
-    assert Rendered(orchestration="simple").compose_files == ["compose.yaml"]
+    assert {*everything.compose_files, *everything.trial_files} - EDGE == there
+    simple = Rendered(orchestration="simple", edge={"mode": "tunnel"})
+    assert (simple.compose_files, simple.trial_files) == (["compose.yaml"], ["trial.yaml"])
 
 
 # -- modes and secrets -----------------------------------------------------------------------
@@ -321,6 +323,7 @@ def test_litellm_has_its_models_a_master_key_and_no_database(each: Rendered) -> 
         "text-embedding-3-team": {
             "model": "openai/bge",
             "api_base": "http://203.0.113.40:8000/v1",
+            "api_key": "none",
             "additional_drop_params": ["dimensions"],
         },
     }

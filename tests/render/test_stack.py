@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stacks import MakeEnvironment, Render, Rendered, mib
 
-import ops.render.stack as stack_module
 from ops.errors import SettingsError
 from ops.render import memory
+from ops.render import project as project_module
 from ops.render.files import read_compose
-from ops.render.stack import GitBuild
+from ops.render.project import GitBuild
 from ops.settings import Environment
 
 PLAIN = "a" * 40
@@ -33,7 +33,7 @@ def test_each_kind_has_its_files_and_no_others(each_kind: Rendered, kind: tuple[
     mode, api = kind
     expected = {"compose.yaml", "trial.yaml", ".env", "qdrant/local.yaml"}
     if mode != "tunnel":
-        expected |= {"edge.yaml", "trial-edge.yaml", "edge/Caddyfile"}
+        expected |= {"edge.yaml", "edge-after.yaml", "trial-edge.yaml", "edge/Caddyfile"}
     if mode in ("acme", "external"):
         expected.add(f"{mode}.yaml")
     if api != "none":
@@ -78,10 +78,10 @@ def test_env_holds_exactly_the_variables_that_compose_asks_for(each_kind: Render
 
     read = each_kind.compose_files
     assert len(read) == len(set(read))
-    trial = [name for name in stacks.TRIAL if name in each_kind.files]
+    trial = each_kind.trial_files
     loose = {name for name in each_kind.files if "/" not in name and name != ".env"}
     assert {*read, *trial} == loose, "a compose file that nothing reads"
-    assert asked(read) == set(each_kind.env) - {"COMPOSE_FILE", "COMPOSE_PROJECT_NAME"}
+    assert asked(read) == set(each_kind.env) - stacks.FOR_OTHERS
     assert asked(trial) <= asked(read)
 
 
@@ -333,7 +333,7 @@ def test_an_edited_compose_file_restarts_the_services_it_shapes(
         text = read_compose(asked)
         return text.replace(old, new) if name in (asked, "*") else text
 
-    monkeypatch.setattr(stack_module, "read_compose", edited)
+    monkeypatch.setattr(project_module, "read_compose", edited)
     after = render(**BASE)
     assert after.stack.files != before.stack.files, "nothing read the edited file"
     assert changed(before, after) == effect

@@ -16,7 +16,7 @@ from ops.developers.audit_logins import expected_lines
 from ops.developers.look_logins import key_of
 from ops.developers.look_tokens import digest
 from ops.developers.reality import Account, HostKey, LastSeen, Reality, Seen, Token, reality_of
-from ops.render.people import TUNNEL_PORTS, account_of, with_accounts
+from ops.render.people import account_of, tunnel_ports, with_accounts
 from ops.settings import Environment, Machine, Settings
 from ops.settings.rights import values_in_force
 
@@ -79,7 +79,7 @@ def sshd_of_developers(settings: Settings) -> dict[str, str]:
     return SSHD | {
         "authorizedkeysfile": "/etc/ssh/stackroom-keys/%u",
         "allowtcpforwarding": "local",
-        "permitopen": " ".join(f"127.0.0.1:{port}" for port in TUNNEL_PORTS),
+        "permitopen": " ".join(f"127.0.0.1:{port}" for port in tunnel_ports(settings)),
         "permitlisten": "none",
         "permittty": "no",
         "allowstreamlocalforwarding": "no",

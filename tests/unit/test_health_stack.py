@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from ops.health import stack
 from ops.health.model import Status
-from ops.render.stack import Service
+from ops.render.project import Service
 
 OK, WARNING, CRITICAL = Status.OK, Status.WARNING, Status.CRITICAL
 
@@ -67,6 +68,26 @@ def both(**changes: Any) -> list[dict[str, Any]]:
 )
 def test_running(containers: Any, status: Status, words: str) -> None:
     verdict = stack.running(containers, SERVICES)
+    assert verdict.status is status
+    assert words in verdict.summary
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "words"),
+    [
+        ({"state": "exited"}, OK, "edge run and are healthy; qdrant ended well"),
+        ({"state": "exited", "exit_code": 1}, CRITICAL, "qdrant is exited (exit code 1)"),
+        ({"state": "exited", "exit_code": 137, "oom_killed": True}, CRITICAL, "out of memory"),
+        ({"state": "running", "health": ""}, WARNING, "still starting: qdrant"),
+        ({"state": "created"}, WARNING, "still starting: qdrant"),
+        ({"state": "dead"}, CRITICAL, "qdrant is dead"),
+    ],
+)
+def test_what_is_to_end_is_well_when_it_ended_well(
+    changes: Any, status: Status, words: str
+) -> None:
+    once = [replace(SERVICES[0], once=True), SERVICES[1]]
+    verdict = stack.running(both(**changes), once)
     assert verdict.status is status
     assert words in verdict.summary
 

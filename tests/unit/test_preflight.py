@@ -10,6 +10,7 @@ import time
 from typing import Any
 
 import pytest
+from settings_lab import R2R_PASSWORDS, SECRETS, settings_with
 
 from ops.host.preflight import HostReport, Report, problems
 from ops.settings.model import Settings
@@ -94,7 +95,7 @@ def test_a_good_machine_has_no_problems(change: dict[str, Any]) -> None:
         ),
         ({"free_mib": 4999}, "4999 MiB free below /var/lib; a deploy needs 5000"),
         *(
-            ({"filesystem": name}, f"/var/lib/docker is on {name}; Qdrant needs a local disk")
+            ({"filesystem": name}, f"/var/lib/docker is on {name}; databases need a local disk")
             for name in ("nfs4", "cifs", "smb3", "fuse.sshfs", "9p", "tmpfs")
         ),
         ({"now": NOW + 121}, "the machine's clock is +121 s off; set it"),
@@ -131,6 +132,19 @@ def test_the_ports_that_have_to_be_free(settings: dict[str, Any], held: list[int
     report = dataclasses.replace(GOOD, listeners=tuple((port, "squatter") for port in ports))
     assert problems(report, some_settings(**settings), NOW) == [
         f"port {port} is held by squatter; stop it or choose another port" for port in held
+    ]
+
+
+def test_the_r2r_stack_has_ports_and_a_need_of_room_of_its_own() -> None:
+    models = {name: {"model": "openai/a"} for name in ("chat", "text-embedding-3-team")}
+    secrets = SECRETS | {"r2r": R2R_PASSWORDS}
+    r2r = settings_with(stack="r2r", litellm={"models": models}, secrets=secrets)
+    report = dataclasses.replace(
+        GOOD, free_mib=15_999, listeners=((7272, "squatter"), (6333, "squatter"))
+    )
+    assert problems(report, r2r, NOW) == [
+        "15999 MiB free below /var/lib; a deploy needs 16000",
+        "port 7272 is held by squatter; stop it or choose another port",
     ]
 
 

@@ -59,17 +59,37 @@ def written(text: str = "", secrets: str = "", models: bool = True) -> tuple[str
 # -- the verbs -------------------------------------------------------------------------------
 
 
-def test_no_verb_takes_the_stack_before_it_can_be_deployed(
-    write_environment: WriteEnvironment,
-) -> None:
+def test_the_stack_is_taken(write_environment: WriteEnvironment) -> None:
     settings, secrets = written()
+    loaded = load_environment(write_environment(settings=settings, secrets=secrets))
+    assert loaded.settings.stack == "r2r"
+
+
+@pytest.mark.parametrize(
+    ("table", "key"),
+    [
+        ("[collections.docs]\nvector = { size = 4 }", "collections"),
+        ('[api]\nimage = "a:1"', "api"),
+        ("[qdrant]\ndashboard = true", "qdrant"),
+    ],
+)
+def test_what_is_of_the_other_stack_is_refused_and_not_passed_over(
+    write_environment: WriteEnvironment, table: str, key: str
+) -> None:
+    settings, secrets = written(table)
     folder = write_environment(settings=settings, secrets=secrets)
-    with pytest.raises(SettingsError) as caught:
+    with pytest.raises(SettingsError, match=f'{key} is of stack = "qdrant" and means nothing'):
         load_environment(folder)
-    assert caught.value.message == (
-        f'{folder}/settings.toml: this version cannot deploy stack = "r2r" yet'
-    )
-    assert caught.value.hint == 'set stack = "qdrant"'
+
+
+@pytest.mark.parametrize("port", [4000, 7272, 7273, 7274, 15672])
+def test_the_edge_takes_no_port_of_the_stack(
+    write_environment: WriteEnvironment, port: int
+) -> None:
+    settings, secrets = written(f"[edge]\nport = {port}")
+    folder = write_environment(settings=settings, secrets=secrets)
+    with pytest.raises(SettingsError, match=f"edge.port = {port} is taken by"):
+        load_environment(folder)
 
 
 MISTAKES = [

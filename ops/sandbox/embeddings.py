@@ -1,6 +1,6 @@
 """An OpenAI-compatible embedding server: hashed bags of words, so that like texts lie near.
 
-Standard library only: it runs in whatever image has Python. `python3 embedding_upstream.py PORT`
+Standard library only: it runs in whatever image has Python. `python3 embeddings.py PORT`
 """
 
 from __future__ import annotations

@@ -1,0 +1,85 @@
+"""The trial of a new R2R stack: all that has a configuration of ours, and nothing that runs."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import stacks
+from r2r_stacks import FULL, Rendered
+
+from ops.render.host import stack_unit
+
+BESIDE = {
+    "dashboards": True,
+    "unstructured": {"version": "2025-06"},
+    "graph_clustering": {"version": "2025-06"},
+}
+CORE = {"postgres", "litellm", "r2r", "edge"}
+QUEUE = {
+    *("hatchet-postgres", "rabbitmq", "hatchet-migrate", "hatchet-setup", "hatchet-token"),
+    "hatchet-engine",
+}
+
+
+@pytest.fixture(scope="module", params=["simple", "hatchet"])
+def each(request: pytest.FixtureRequest) -> Rendered:
+    return Rendered(orchestration=request.param, **FULL, **BESIDE)
+
+
+def test_what_is_configured_by_us_is_tried_and_what_is_optional_and_large_is_not(
+    each: Rendered,
+) -> None:
+    queue = QUEUE if each.settings.r2r.orchestration == "hatchet" else set()
+    assert set(each.trial["services"]) == CORE | queue
+    assert Rendered(edge={"mode": "tunnel"}).env["TRIAL_SERVICES"] == "r2r"
+
+
+def test_a_trial_touches_nothing_that_runs(each: Rendered) -> None:
+    trial = each.trial
+    mounted = set()
+    for name, service in trial["services"].items():
+        assert service.get("ports", []) == [], name
+        assert "container_name" not in service
+        assert service["restart"] == "no"
+        assert service["networks"] == ["trial"]
+        for mount in service.get("volumes", []):
+            if mount["type"] == "volume":
+                mounted.add(mount["source"])
+            else:
+                assert mount["read_only"] is True
+    assert trial["networks"]["trial"] == {"internal": True}
+    for name in mounted:
+        assert not {"external", "name"} & set(trial["volumes"][name]), name
+        assert trial["volumes"][name]["driver_opts"]["type"] == "tmpfs"
+
+
+def test_a_trial_runs_what_will_run_within_a_bound_of_its_own(each: Rendered) -> None:
+    for name, service in each.trial["services"].items():
+        running = each.services[name]
+        changed = {key for key in running if service.get(key) != running[key]}
+        assert changed <= {"ports", "networks", "restart", "mem_limit", "depends_on"}, name
+        assert stacks.mib(service["mem_limit"]) <= 1024, name
+        waits = service.get("depends_on", {})
+        assert waits == {k: running["depends_on"][k] for k in waits}, name
+
+
+def test_the_volumes_of_a_trial_belong_to_who_writes_them(each: Rendered) -> None:
+    owners = {volume.name: volume.uid for volume in each.stack.volumes}
+    for name, service in each.trial["services"].items():
+        for mount in service.get("volumes", []):
+            if mount["type"] == "volume" and name != "edge":
+                options = each.trial["volumes"][mount["source"]]["driver_opts"]["o"]
+                uid = re.search(r"uid=(\d+)", options)
+                assert uid, mount["source"]
+                assert int(uid[1]) == owners[each.project["volumes"][mount["source"]]["name"]]
+
+
+def test_the_order_of_a_restart_is_kept_by_a_unit() -> None:
+    """Compose's order is for `up` alone: what Docker starts again by itself starts all at once."""
+    assert Rendered().stack.ordered
+    unit = stack_unit().content
+    assert "ExecStart=/usr/local/sbin/stackroom-apply " in unit
+    assert "ExecStop=/usr/bin/docker compose stop\n" in unit
+    assert "After=docker.service" in unit
+    assert "Requires=docker.service" not in unit, "a restart of Docker would stop the stack"
