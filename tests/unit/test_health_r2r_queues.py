@@ -65,19 +65,17 @@ def queue(name: str, ready: int = 0, consumers: int = 1) -> dict[str, Any]:
     }
 
 
-def broker(*found: dict[str, Any], alarms: tuple[dict[str, Any], ...] = ()) -> dict[str, Any]:
-    return {"version": "4.0.5", "alarms": list(alarms), "queues": list(found)}
+def broker(*alarms: dict[str, Any]) -> dict[str, Any]:
+    return {"version": "4.0.5", "alarms": list(alarms)}
 
 
 def test_alarms() -> None:
     assert queues.alarms(broker()).status is OK
     limit = {"node": "rabbit@rabbitmq", "type": "resource_limit"}
-    verdict = queues.alarms(
-        broker(alarms=(limit | {"resource": "memory"}, limit | {"resource": "disk"}))
-    )
+    verdict = queues.alarms(broker(limit | {"resource": "memory"}, limit | {"resource": "disk"}))
     assert verdict.status is CRITICAL
     assert verdict.summary == "RabbitMQ takes no messages: disk, memory alarm"
-    other = queues.alarms(broker(alarms=({"type": "file_descriptor_limit", "node": "x"},)))
+    other = queues.alarms(broker({"type": "file_descriptor_limit", "node": "x"}))
     assert "file_descriptor_limit" in other.summary
 
 
@@ -96,7 +94,7 @@ def test_alarms() -> None:
 def test_the_backlog_of_each_consumer(
     found: list[dict[str, Any]], status: Status, words: str
 ) -> None:
-    verdict = queues.backlog(broker(*found))
+    verdict = queues.backlog(found)
     assert verdict.status is status
     assert words in verdict.summary
 

@@ -58,17 +58,22 @@ def ask_inside(remote: Remote, asked: dict[str, Any]) -> Facts:
 
 
 def r2r_checks(
-    environment: Environment, remote: Remote, stack: contextlib.ExitStack, *, paid: bool = False
+    environment: Environment,
+    remote: Remote,
+    stack: contextlib.ExitStack,
+    *,
+    paid: bool = False,
+    asked: dict[str, Any] | None = None,
 ) -> list[Check]:
     """The tunnels, which `stack` closes, the round trip, and every check that needs them.
 
-    `paid`: one more, which calls two models.
+    `paid`: one more, which calls two models. `asked`: what `question` gives, unless the containers
+    have other names.
     """
-    hatchet = environment.settings.r2r.orchestration == "hatchet"
     return [
         *_served(environment, remote, stack),
         *_offered(environment, remote, stack, paid),
-        *_kept(environment, remote, hatchet),
+        *_kept(environment, remote, asked or question(environment)),
     ]
 
 
@@ -129,12 +134,12 @@ def _offered(
     ]
 
 
-def _kept(environment: Environment, remote: Remote, hatchet: bool) -> list[Check]:
+def _kept(environment: Environment, remote: Remote, asked: dict[str, Any]) -> list[Check]:
     facts: Facts = {}
     embedding = environment.settings.r2r.embedding
 
     def look() -> Verdict:
-        facts.update(ask_inside(remote, question(environment)))
+        facts.update(ask_inside(remote, asked))
         return ok(f"asked from inside: {', '.join(facts['values']) or 'nobody answered'}")
 
     def check(name: str, judge: Callable[..., Verdict], section: str) -> Check:
@@ -154,7 +159,7 @@ def _kept(environment: Environment, remote: Remote, hatchet: bool) -> list[Check
         ),
         check("volumes.size", data.volumes, "volumes"),
     ]
-    if hatchet:
+    if environment.settings.r2r.orchestration == "hatchet":
         checks += [
             check("hatchet.ready", queues.ready, "hatchet"),
             check("hatchet.queue", queues.queue, "queue"),
@@ -166,6 +171,6 @@ def _kept(environment: Environment, remote: Remote, hatchet: bool) -> list[Check
                 "hatchet_password",
             ),
             check("rabbitmq.alarms", queues.alarms, "broker"),
-            check("rabbitmq.backlog", queues.backlog, "broker"),
+            check("rabbitmq.backlog", queues.backlog, "queues"),
         ]
     return checks

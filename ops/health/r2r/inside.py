@@ -169,19 +169,20 @@ def engine(container: str) -> dict[str, bool]:
 
 
 def broker(container: str) -> dict[str, Any]:
-    """RabbitMQ's alarms, and of each queue what waits and how many take from it."""
+    """RabbitMQ's version and its alarms."""
+    found = rabbitmqctl(container, "status")
+    return {"version": found["rabbitmq_version"], "alarms": found["alarms"]}
 
-    def ask(*words: str) -> Any:
-        told = ("rabbitmqctl", "-q", "--formatter", "json", *words)
-        return json.loads(execute(container, *told, options=("-u", RABBITMQ)))
 
-    status = ask("status")
+def queues(container: str) -> Any:
+    """Of each queue of RabbitMQ what waits in it, and how many take from it."""
     columns = ("name", "messages_ready", "messages_unacknowledged", "consumers")
-    return {
-        "version": status["rabbitmq_version"],
-        "alarms": status["alarms"],
-        "queues": ask("list_queues", *columns),
-    }
+    return rabbitmqctl(container, "list_queues", *columns)
+
+
+def rabbitmqctl(container: str, *words: str) -> Any:
+    told = ("rabbitmqctl", "-q", "--formatter", "json", *words)
+    return json.loads(execute(container, *told, options=("-u", RABBITMQ)))
 
 
 def sections(question: dict[str, Any]) -> dict[str, Callable[[], Any]]:
@@ -202,6 +203,7 @@ def sections(question: dict[str, Any]) -> dict[str, Callable[[], Any]]:
             "queue": lambda: sql(queue, HATCHET, QUEUE),
             "workers": lambda: sql(queue, HATCHET, WORKERS),
             "broker": lambda: broker(containers["rabbitmq"]),
+            "queues": lambda: queues(containers["rabbitmq"]),
             "token": lambda: token(question["token"]),
         }
     return found

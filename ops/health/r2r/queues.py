@@ -80,7 +80,7 @@ def alarms(found: Facts) -> Verdict:
 def backlog(found: Facts) -> Verdict:
     """What waits in each queue for each of its consumers."""
     # dead letters wait there for 5 s, on purpose, and go back by themselves
-    queues = [each for each in found["queues"] if not each["name"].endswith(RETURNING)]
+    queues = [each for each in found if not each["name"].endswith(RETURNING)]
     alone = [each for each in queues if each["messages_ready"] and not each["consumers"]]
     if alone:
         names = ", ".join(f"{each['name']} ({each['messages_ready']})" for each in alone[:3])
