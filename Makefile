@@ -12,8 +12,11 @@ setup: ## what a deploy needs, and no more: the virtual environment
 tools:
 	@sh ops/sandbox/prepare.sh dev
 
-demo: tools ## a bare machine becomes a closed, running server, proven on the screen
-	@$(BIN)/stackroom demo
+# the stack of the demo: qdrant or r2r
+STACK := qdrant
+
+demo: tools ## a bare machine becomes a closed, running server, proven on the screen (STACK=r2r too)
+	@STACKROOM_SANDBOX=$(if $(filter r2r,$(STACK)),r2r,sandbox) $(BIN)/stackroom demo
 
 test: tools ## every test, in five lanes side by side
 	@$(BIN)/stackroom sandbox engine

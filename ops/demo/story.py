@@ -1,6 +1,6 @@
 """The demo: deploy, load, search, back up, drill, refuse, deploy again; each claim is checked.
 
-It runs against the sandbox alone and never touches another environment.
+It runs against a sandbox alone, of either stack, and never touches another environment.
 """
 
 from __future__ import annotations
@@ -8,32 +8,21 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from ops import deploy as deploying
-from ops.clients.edge import edge_ca, fingerprint
 from ops.clients.ssh import Remote
-from ops.demo.documents import point, sections, vector
+from ops.demo.qdrant import load_and_search
+from ops.demo.r2r import ingest_and_ask
 from ops.errors import ServiceError
-from ops.health import Status, examine
-from ops.render.files import ROOT
+from ops.health import Status, examine, show
 from ops.render.stack import carried_images
 from ops.sandbox import Client, client, image_archive, up
-from ops.sandbox.visit import PORTS, open_ports, visit
+from ops.sandbox.visit import PORTS, open_ports
 from ops.settings import Environment, load_environment
-
-COLLECTION = "knowledge_library"
-BATCH = 64
-# what is asked, and the section that has to come first
-QUESTIONS = (
-    ("a firewall change shuts me out, how does it undo itself", "The firewall"),
-    ("which exit code does doctor use for a warning", "Exit codes"),
-    ("how do I bring images to a machine that cannot pull them", "A machine without a registry"),
-)
 
 
 def run(console: Console) -> None:
@@ -49,10 +38,13 @@ def run(console: Console) -> None:
     archive = image_archive(carried_images(environment.settings), say)
     console.rule("2  deploy over SSH")
     _deploy(environment, archive, say)
-    _examine(environment, say)
+    _examine(environment, console, say)
     console.rule("3  a machine of the team: documents in, answers out")
     with client("allowed") as allowed:
-        _load_and_search(allowed, environment, say)
+        if environment.settings.stack == "r2r":
+            ingest_and_ask(environment, say)
+        else:
+            load_and_search(allowed, environment, say)
         _check_ports(allowed, {22, *environment.settings.edge_ports()}, "a developer", say)
     console.rule("4  a backup, and its proof")
     _back_up(environment, say)
@@ -66,7 +58,7 @@ def run(console: Console) -> None:
     say(f"a second deploy changes nothing: 0 of {again.unchanged} steps")
     console.rule("what next")
     console.print(
-        "  stackroom -e sandbox doctor      every check, as a table\n"
+        f"  stackroom -e {environment.name} doctor   every check, as a table\n"
         "  stackroom sandbox shell          a root shell on the machine you just deployed\n"
         "  stackroom sandbox down           leaves nothing behind\n"
         "  stackroom init production --host <address of your Hetzner VM>\n"
@@ -87,11 +79,15 @@ def _deploy(environment: Environment, archive: Path | None, say: Callable[[str],
     deploying.carry_out(environment, "stackroom demo", images=archive, on_step=on_step)
 
 
-def _examine(environment: Environment, say: Callable[[str], None]) -> None:
+def _examine(environment: Environment, console: Console, say: Callable[[str], None]) -> None:
     report = examine(environment)
     say(f"doctor: {report.first_line()}")
+    if environment.settings.stack == "r2r":
+        show(report, console)
     if report.status is Status.CRITICAL:
-        raise ServiceError("the doctor found the sandbox ill", "stackroom -e sandbox doctor")
+        raise ServiceError(
+            "the doctor found the sandbox ill", f"stackroom -e {environment.name} doctor"
+        )
 
 
 def _back_up(environment: Environment, say: Callable[[str], None]) -> None:
@@ -103,7 +99,10 @@ def _back_up(environment: Environment, say: Callable[[str], None]) -> None:
     if proof["subject"] != made["run"]:
         raise ServiceError(f"the drill took {proof['subject']}, and the backup is {made['run']}")
     seconds = proof["details"]["rto_seconds"]
-    say(f"drill: restored into a throw-away Qdrant and compared {len(compared)} things, all equal")
+    engine = "Postgres" if environment.settings.stack == "r2r" else "Qdrant"
+    say(
+        f"drill: restored into a throw-away {engine} and compared {len(compared)} things, all equal"
+    )
     say(f"a restore of this machine would take {seconds:.0f} s")
 
 
@@ -111,60 +110,11 @@ def _verb(environment: Environment, verb: str) -> dict[str, Any]:
     """Run a verb on the machine; its record. Raises ServiceError where it did not go well."""
     done = Remote(environment).run(f"/usr/local/bin/stackroom {verb} --json", timeout=300)
     if done.returncode != 0:
-        raise ServiceError(f"{verb}: {done.stderr.strip()}", f"stackroom -e sandbox {verb}")
+        raise ServiceError(
+            f"{verb}: {done.stderr.strip()}", f"stackroom -e {environment.name} {verb}"
+        )
     record: dict[str, Any] = json.loads(done.stdout)
     return record
-
-
-def _load_and_search(allowed: Client, environment: Environment, say: Callable[[str], None]) -> None:
-    ca = edge_ca(Remote(environment))
-    say(f"the edge's own CA, SHA-256 {fingerprint(ca)[:23]}...")
-    found = sections(ROOT)
-    points = [point(section, datetime.now(UTC)) for section in found]
-    path = f"/collections/{COLLECTION}/points"
-    requests = [
-        {"method": "PUT", "path": f"{path}?wait=true", "body": {"points": points[i : i + BATCH]}}
-        for i in range(0, len(points), BATCH)
-    ]
-    requests.append({"method": "POST", "path": f"{path}/count", "body": {"exact": True}})
-    requests += [
-        {
-            "method": "POST",
-            "path": f"{path}/query",
-            "body": {"query": vector(question), "limit": 1, "with_payload": True},
-        }
-        for question, _ in QUESTIONS
-    ]
-    answers = _visit(allowed, environment, ca, requests)
-    count = answers[-len(QUESTIONS) - 1]["result"]["count"]
-    if count < len({section.point_id for section in found}):
-        raise ServiceError(f"{len(found)} sections were written and {count} are there")
-    say(f"{len(found)} sections of this project's documents written, over TLS")
-    for (question, wanted), answer in zip(QUESTIONS, answers[-len(QUESTIONS) :], strict=True):
-        best = answer["result"]["points"][0]
-        title = best["payload"]["taxonomy"]["level2"]
-        if title != wanted:
-            raise ServiceError(f"{question!r} found {title!r}, not {wanted!r}")
-        say(f'"{question}"  ->  {best["payload"]["file_path"]}: {title} ({best["score"]:.2f})')
-
-
-def _visit(
-    allowed: Client, environment: Environment, ca: str, requests: list[dict[str, Any]]
-) -> list[Any]:
-    task = {
-        "do": "requests",
-        "url": f"https://{environment.edge_name()}:{environment.settings.edge.port}",
-        "ca": ca,
-        "key": environment.settings.secrets.qdrant_api_key.get_secret_value(),
-        "requests": requests,
-    }
-    answers = visit(allowed, task)
-    for request, answer in zip(requests, answers, strict=True):
-        if answer["status"] != 200:
-            raise ServiceError(
-                f"{request['method']} {request['path']}: {answer['status']} {answer['body']}"
-            )
-    return [answer["body"] for answer in answers]
 
 
 def _check_ports(machine: Client, allowed: set[int], who: str, say: Callable[[str], None]) -> None:
