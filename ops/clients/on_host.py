@@ -14,12 +14,12 @@ from collections.abc import Callable
 from typing import Any
 
 
-def run(*command: str, seconds: float, codes: tuple[int, ...] = (0,)) -> str:
+def run(*command: str, seconds: float, codes: tuple[int, ...] = (0,), stdin: str = "") -> str:
     """What a command prints. Raises RuntimeError naming the command and its last words."""
     try:
         done = subprocess.run(
             command,
-            stdin=subprocess.DEVNULL,
+            input=stdin,
             capture_output=True,
             text=True,
             timeout=seconds,

@@ -6,6 +6,8 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from ops.clients.ssh import Remote
+from ops.deploy.passwords import refuse_changed
 from ops.deploy.pyinfra import Part, failure, run_pyinfra
 from ops.errors import DeployError
 from ops.settings import Environment
@@ -42,7 +44,8 @@ def make_plan(
 ) -> Plan:
     """Compare the machine with the inventory, or just who gets in (`part` "people").
 
-    Raises UnreachableError without a login, DeployError where preflight or a template fails.
+    Raises UnreachableError without a login, DeployError where preflight or a template fails, or a
+    service there keeps another password than the inventory's.
     """
     options = ["--dry", "--json", *(["--diff"] if diff else [])]
     data = {"force_lockout": "1"} if force_lockout else {}
@@ -53,6 +56,8 @@ def make_plan(
         steps = json.loads(finished.stdout)["plan"]
     except (ValueError, KeyError):
         raise DeployError("pyinfra printed no plan", finished.log[-500:]) from None
+    if part == "all":
+        refuse_changed(environment, Remote(environment))
     changes = tuple(step["name"] for step in steps if step["hosts_with_change"])
     return Plan(changes, len(steps) - len(changes), _only_diffs(finished.log) if diff else "")
 

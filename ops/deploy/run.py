@@ -8,6 +8,7 @@ from pathlib import Path
 from ops.clients.ssh import Remote
 from ops.deploy.apply import apply
 from ops.deploy.lock import hold_lock
+from ops.deploy.passwords import refuse_changed
 from ops.deploy.pyinfra import Part
 from ops.deploy.record import write_record
 from ops.errors import StackroomError
@@ -37,6 +38,8 @@ def carry_out(
     """
     remote = Remote(environment)
     with hold_lock(remote, doing):
+        if part == "all":
+            refuse_changed(environment, remote)
         first()
         changes = apply(
             environment, part=part, images=images, force_lockout=force_lockout, on_step=on_step
