@@ -99,13 +99,35 @@ class FilesFacts(_Model):
     shrunk: Annotated[list[str], Field(exclude_if=lambda names: not names)] = []
 
 
+class VectorColumn(_Model):
+    """Some vectors of a column of pgvector's, by their rows' primary keys as Postgres writes them.
+
+    `sums`: the MD5 of each as text. `nearest`: to some of them the nearest rows of the whole table,
+    best first, with their Euclidean distances.
+    """
+
+    name: str  # "schema.table.column"
+    sums: dict[str, str]
+    nearest: dict[str, list[tuple[str, float]]]
+
+
+def _empty(found: Any) -> bool:
+    return not found
+
+
 class PostgresDatabase(_Model):
-    """A dump in custom format, with the exact rows of each table "schema.table"."""
+    """A dump in custom format, with the exact rows of each table "schema.table".
+
+    `object_sums`: by its number the MD5 of what some large objects begin with. Where there are no
+    samples, earlier versions read this too.
+    """
 
     name: str
     item: str
     rows: dict[str, tuple[int, int]] = {}  # before and after the dump, as with Qdrant's count
     large_objects: tuple[int, int] = (0, 0)
+    vectors: Annotated[list[VectorColumn], Field(exclude_if=_empty)] = []
+    object_sums: Annotated[dict[str, str], Field(exclude_if=_empty)] = {}
 
 
 class PostgresFacts(_Model):

@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from ops.backup.manifest import Item, PostgresDatabase, PostgresFacts
+from ops.backup.postgres_sample import take
 from ops.backup.sink import Sink
 from ops.backup.source import Collected, Event, Tell
 from ops.clients.docker import image_and_digest
@@ -23,8 +24,9 @@ _TELL_BYTES = 8 * 1024 * 1024
 class PostgresCollector:
     """A dump of each database and one of what they share: roles with their passwords' hashes.
 
-    Rows are counted in the very snapshot that is dumped, so the counts are exact whatever is
-    written meanwhile. Every dump is read to its end by pg_restore before it counts as one.
+    Rows are counted, vectors and large objects sampled, in the very snapshot that is dumped: all of
+    it agrees exactly, whatever is written meanwhile. Every dump is read to its end by pg_restore
+    before it counts as one.
     """
 
     def __init__(self, config: PostgresSource, *, timeout: float = 12 * 3600.0) -> None:
@@ -114,6 +116,7 @@ class PostgresCollector:
 
         with self._postgres.snapshot(name, timeout=self._timeout) as snapshot:
             content = snapshot.content()
+            sample = take(snapshot)
             with sink:
                 self._postgres.dump(name, snapshot.id, write, timeout=self._timeout)
         return PostgresDatabase(
@@ -121,6 +124,8 @@ class PostgresCollector:
             item=path,
             rows={table: (count, count) for table, count in content.rows.items()},
             large_objects=(content.large_objects, content.large_objects),
+            vectors=sample.vectors,
+            object_sums=sample.object_sums,
         )
 
     def _check(self, dump: Path, name: str, facts: PostgresDatabase) -> None:

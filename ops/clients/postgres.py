@@ -22,9 +22,7 @@ LOCK_SECONDS = 60  # a table that somebody holds for longer is not waited for
 MAINTENANCE = "postgres"  # the database to ask about the others
 _END = "stackroom-end-of-answer"
 # what belongs to an extension comes with the extension, not with a dump
-_COUNTS = """
-select format('select json_build_array(%L, count(*)) from only %I.%I;',
-              n.nspname || '.' || c.relname, n.nspname, c.relname)
+_TABLES = """
 from pg_class c join pg_namespace n on n.oid = c.relnamespace
 where c.relkind = 'r' and c.relpersistence <> 't'
   and n.nspname !~ '^pg_' and n.nspname <> 'information_schema'
@@ -32,6 +30,14 @@ where c.relkind = 'r' and c.relpersistence <> 't'
                   and d.objid = c.oid and d.deptype = 'e')
 order by n.nspname, c.relname \\gexec
 """
+_COUNTS = f"""\
+select format('select json_build_array(%L, count(*)) from only %I.%I;',
+              n.nspname || '.' || c.relname, n.nspname, c.relname)
+{_TABLES}"""  # noqa: S608 - the server quotes the names
+_FILLED = f"""\
+select format('select to_json(%L::text) where exists (select from only %I.%I);',
+              n.nspname || '.' || c.relname, n.nspname, c.relname)
+{_TABLES}"""  # noqa: S608 - the server quotes the names
 
 
 @dataclass(frozen=True)
@@ -92,6 +98,10 @@ class Postgres:
             " from pg_database where datallowconn and not datistemplate"
         )
         return dict(sorted(found.items()))
+
+    def filled(self, database: str) -> list[str]:
+        """The tables that have rows, as "schema.table". Raises as `run`."""
+        return [json.loads(line) for line in self.run(_FILLED, database).splitlines()]
 
     @contextmanager
     def snapshot(self, database: str, *, timeout: float) -> Iterator[Snapshot]:
@@ -166,7 +176,7 @@ class Snapshot:
 
     def __init__(self, dialogue: Dialogue) -> None:
         self._dialogue = dialogue
-        (self.id,) = self._ask(
+        (self.id,) = self.ask(
             "set statement_timeout = 0; set idle_in_transaction_session_timeout = 0;\n"
             f"set lock_timeout = '{LOCK_SECONDS}s'; set row_security = off;\n"
             "begin isolation level repeatable read read only; select pg_export_snapshot();"
@@ -174,9 +184,9 @@ class Snapshot:
 
     def content(self) -> Content:
         """Counted row by row. Raises ServiceError where a table is locked or gone."""
-        rows = [json.loads(line) for line in self._ask(_COUNTS)]
-        (large,) = self._ask("select count(*) from pg_largeobject_metadata;")
-        (extensions,) = self._ask(
+        rows = [json.loads(line) for line in self.ask(_COUNTS)]
+        (large,) = self.ask("select count(*) from pg_largeobject_metadata;")
+        (extensions,) = self.ask(
             "select coalesce(json_object_agg(extname, extversion), '{}') from pg_extension;"
         )
         return Content(
@@ -185,5 +195,6 @@ class Snapshot:
             extensions=json.loads(extensions),
         )
 
-    def _ask(self, sql: str) -> list[str]:
+    def ask(self, sql: str) -> list[str]:
+        """What psql prints of statements, line by line. Raises ServiceError."""
         return self._dialogue.ask(f"{sql}\n\\echo {_END}\n", _END)

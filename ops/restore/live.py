@@ -6,7 +6,7 @@ It stops and starts containers, and changes nothing else of them.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from ops.backup.source import Event, Tell, silent
 from ops.clients import docker
+from ops.clients.postgres import Postgres
 from ops.clients.rest import QdrantRest
 from ops.errors import BackupError, ServiceError, SettingsError, UnreachableError
 from ops.restore import answers
@@ -88,8 +89,7 @@ def _look(source: SourceConfig, credentials: Credentials) -> Live:
     if isinstance(source, PostgresSource):
         return _postgres(source)
     if isinstance(source, RabbitmqSource):
-        # definitions without their messages; whoever declares them does so at its start
-        return Live(source, None, [])
+        return _rabbitmq(source)
     return _files(source)
 
 
@@ -121,34 +121,39 @@ def _postgres(source: PostgresSource) -> Live:
             f"{source.name}: the configuration names no volume, and a restore switches volumes",
             "deploy again: stackroom -e <env> deploy",
         )
-    folder, containers, image = _service(source.volume, source.container)
+    folder, containers, image = _service(source.volume, source.container, source.containers)
+    server = Postgres(source.container, source.user)
     try:
-        version = _psql(source, "postgres", "SHOW server_version")
-        tables = {
-            name: int(_psql(source, name, _USER_TABLES))
-            for name in _psql(source, "postgres", _DATABASES).splitlines()
-        }
+        version = server.version()
+        holds = _holds(server, source)
     except (ServiceError, UnreachableError):
         return Live(
             *(source, folder, containers, image),
             answers=False,
             holds=f"{source.name}: it does not answer, so what it holds is not known",
         )
-    full = next((name for name, count in sorted(tables.items()) if count), "")
-    holds = f"{source.name}: the database {full} with {tables[full]} tables" if full else ""
     return Live(source, folder, containers, image, version, holds=holds)
 
 
-_DATABASES = "SELECT datname FROM pg_database WHERE datallowconn AND NOT datistemplate"
-_USER_TABLES = (
-    "SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE"
-    " c.relkind IN ('r', 'p') AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'"
-)
+def _holds(server: Postgres, source: PostgresSource) -> str:
+    for database in server.databases():
+        if full := somebodys(source, server.filled(database)):
+            more = f", and {len(full) - 1} more" if len(full) > 1 else ""
+            return f"{source.name}: the table {full[0]} of the database {database}{more}"
+    return ""
 
 
-def _psql(source: PostgresSource, database: str, query: str) -> str:
-    command = ("psql", "-X", "-At", "-U", source.user, "-d", database, "-c", query)
-    return docker.docker("exec", source.container, *command).strip()
+def somebodys(source: PostgresSource, tables: Iterable[str]) -> list[str]:
+    """Of these tables those whose rows are somebody's work."""
+    return [table for table in tables if source.data is None or table in source.data]
+
+
+def _rabbitmq(source: RabbitmqSource) -> Live:
+    """Definitions without their messages: the deploy's, so they are in nobody's way."""
+    if not source.volume:
+        return Live(source, None, [])
+    folder, containers, image = _service(source.volume, source.container, source.containers)
+    return Live(source, folder, containers, image, answers=runs(source.container))
 
 
 def _files(source: FilesSource) -> Live:
@@ -160,6 +165,8 @@ def _files(source: FilesSource) -> Live:
     else:
         return Live(source, None, [])
     names = [*source.containers, *(name for name in containers if name not in source.containers)]
+    if source.deployed:
+        return Live(source, folder, names)
     found = (
         str(path.relative_to(folder))
         for path in folder.rglob("*")
@@ -169,20 +176,34 @@ def _files(source: FilesSource) -> Live:
     return Live(source, folder, names, holds=f"{source.name}: the file {first}" if first else "")
 
 
-def _service(volume: str, container: str) -> tuple[Path, list[str], str]:
-    """The folder of its volume, the containers that use that, its own first, and its image."""
+def _service(volume: str, container: str, more: Sequence[str] = ()) -> tuple[Path, list[str], str]:
+    """The folder of its volume, the containers that use that, its own first, and its image.
+
+    `more` are those that use the service itself.
+    """
     folder = docker.mountpoint(volume)
     found = docker.inspect("container", container)
     if found is None:
         raise ServiceError(f"there is no container {container}", "stackroom -e <env> deploy")
-    others = [name for name in _users(volume) if name != container]
-    return folder, [container, *others], str(found["Config"]["Image"])
+    names = dict.fromkeys([container, *_users(volume), *more])
+    return folder, list(names), str(found["Config"]["Image"])
 
 
 def _users(volume: str) -> list[str]:
-    """The containers that a volume is mounted in, running or not."""
+    """The containers that a volume is mounted in, running or not; none that has done its work."""
     form = ("--format", "{{.Names}}")
-    return docker.docker("ps", "--all", "--filter", f"volume={volume}", *form).split()
+    found = docker.docker("ps", "--all", "--filter", f"volume={volume}", *form).split()
+    return [name for name in found if not _is_done(name)]
+
+
+def _is_done(container: str) -> bool:
+    """Whether it runs once in a deploy, and has: to start it would be to do its work again."""
+    found = docker.inspect("container", container)
+    if found is None:
+        return True
+    once = str(found["HostConfig"]["RestartPolicy"]["Name"]) in ("", "no")
+    state = found["State"]
+    return once and state["Status"] == "exited" and state["ExitCode"] == 0
 
 
 def runs(container: str) -> bool:

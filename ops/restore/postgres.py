@@ -10,10 +10,11 @@ import os
 import re
 import secrets
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from ops.backup.manifest import Facts, PostgresDatabase, PostgresFacts
+from ops.backup.manifest import Facts, PostgresDatabase, PostgresFacts, VectorColumn
+from ops.backup.postgres_sample import Sample, same_answers, take_again
 from ops.backup.source import Event, Tell
 from ops.clients.docker import Scratch
 from ops.clients.postgres import Content, Postgres
@@ -85,7 +86,12 @@ class PostgresRehearsal:
         tell(Event("compare", database.item))
         with server.snapshot(database.name, timeout=seconds) as snapshot:
             content = snapshot.content()
-        return compare(f"{self._config.name}/{database.name}", database, promised, content)
+            sample = take_again(snapshot, database)
+        subject = f"{self._config.name}/{database.name}"
+        return [
+            *compare(subject, database, promised, content, self._config.data or ()),
+            *compare_samples(subject, database, sample),
+        ]
 
     def _globals(self, path: Path) -> str:
         """The roles' SQL without the making of the superuser, who is there from the start."""
@@ -131,9 +137,14 @@ class PostgresRehearsal:
 
 
 def compare(
-    subject: str, promised: PostgresDatabase, extensions: set[str], found: Content
+    subject: str,
+    promised: PostgresDatabase,
+    extensions: set[str],
+    found: Content,
+    shown: Sequence[str] = (),
 ) -> list[Comparison]:
-    """One comparison for all tables that are as promised, and one for each that is not."""
+    """One comparison for all tables that are as promised, one for each that is not, and one for
+    each of those to be shown in any case."""
     differing = [
         Comparison(
             f"{subject}: rows of {table}",
@@ -153,6 +164,16 @@ def compare(
             not differing,
         ),
         *differing,
+        *(
+            Comparison(
+                f"{subject}: rows of {table}",
+                _range(promised.rows[table]),
+                str(found.rows[table]),
+                True,
+            )
+            for table in shown
+            if table in promised.rows and _within(found.rows.get(table), promised.rows[table])
+        ),
         Comparison(
             f"{subject}: large objects",
             _range(promised.large_objects),
@@ -166,6 +187,37 @@ def compare(
             not lacking,
         ),
     ]
+
+
+def compare_samples(subject: str, promised: PostgresDatabase, found: Sample) -> list[Comparison]:
+    """The sampled vectors and the searches of each column, and the sampled large objects."""
+    there = {column.name: column for column in found.vectors}
+    comparisons = []
+    for column in promised.vectors:
+        rebuilt = there.get(column.name, VectorColumn(name=column.name, sums={}, nearest={}))
+        same = sum(rebuilt.sums.get(key) == value for key, value in column.sums.items())
+        comparisons.append(
+            _count(f"{subject}: sampled vectors of {column.name}", column.sums, same)
+        )
+        if column.nearest:
+            right = same_answers(column, rebuilt)
+            comparisons.append(
+                Comparison(
+                    f"{subject}: nearest by {column.name}, {len(column.nearest)} exact searches",
+                    "as in the backup",
+                    "as in the backup" if right else "others",
+                    right,
+                )
+            )
+    if promised.object_sums:
+        same = sum(found.object_sums.get(n) == value for n, value in promised.object_sums.items())
+        what = f"{subject}: sampled large objects"
+        comparisons.append(_count(what, promised.object_sums, same))
+    return comparisons
+
+
+def _count(subject: str, promised: Mapping[str, str], same: int) -> Comparison:
+    return Comparison(subject, str(len(promised)), str(same), same == len(promised))
 
 
 def _within(found: int | None, promised: tuple[int, int]) -> bool:

@@ -11,83 +11,26 @@ import os
 import shutil
 from contextlib import suppress
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
-from ops.backup.durable import fsync_folder, write_durably
+from ops.backup.durable import fsync_folder
 from ops.backup.lock import hold, hold_changes
 from ops.backup.source import Event, Tell, silent
 from ops.errors import BackupError, StackroomError
 from ops.restore import access
-from ops.restore.access import Access
-from ops.restore.live import LiveQdrant, start, stop
+from ops.restore.journal import (
+    CONFIRM,
+    UNDO,
+    Journal,
+    Place,
+    entered,
+    needed,
+    pending,
+    remove,
+    write,
+)
+from ops.restore.live import start, stop
 from ops.settings.host import Credentials, HostConfig
-
-JOURNAL = "restore.json"
-CONFIRM = "stackroom restore confirm"
-UNDO = "stackroom restore undo"
-State = Literal["switching", "reverting", "reverted", "switched", "undoing", "undone", "confirming"]
-
-
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Place(_Model):
-    """A folder of live data, and the one that is to take its place, on the same file system."""
-
-    source: str
-    live: Path
-    new: Path
-    old: Path  # where the live data go, and stay until confirmed
-    aside: Path  # where the new data go when the old ones come back
-
-
-class Journal(_Model):
-    """What is being switched. `containers` in the order of their start."""
-
-    schema_version: Literal[1] = 1
-    run: str  # of the restore
-    backup: str
-    state: State
-    places: list[Place]
-    containers: list[str]
-    ran: list[str]  # of them, those that ran before
-    unstarted: bool = False  # undone, and nobody has yet tried to start them
-    qdrants: list[LiveQdrant] = []
-    access: list[Access] = []
-
-    def having(self, found: list[Access]) -> Journal:
-        return self.model_copy(update={"access": found})
-
-
-def place(source: str, live: Path, new: Path, run: str) -> Place:
-    """The names that a restore's `run` gives to what it puts aside."""
-    return Place(
-        source=source,
-        live=live,
-        new=new,
-        old=live.with_name(f"{live.name}.before-{run}"),
-        aside=live.with_name(f"{live.name}.undone-{run}"),
-    )
-
-
-def pending(config: HostConfig) -> Journal | None:
-    """The switch that is under way or not yet confirmed.
-
-    Raises BackupError where the journal cannot be read: nothing may be switched then.
-    """
-    path = config.base / JOURNAL
-    try:
-        return Journal.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except (OSError, ValidationError):
-        raise BackupError(
-            f"{path} cannot be read: a restore was interrupted, and it says where",
-            f"less {path}; the old data lie beside the live ones as *.before-*",
-        ) from None
 
 
 def switch(
@@ -103,13 +46,13 @@ def switch(
     with hold_changes(config.base, "restore run"):
         tell(Event("switch:journal"))
         journal = journal.having([access.read(found, credentials) for found in journal.access])
-        _write(config, journal)
+        write(config, journal)
         try:
             journal = _withdrawn(config, credentials, journal, tell)
             journal = _standing_still(config, journal, tell)
             for found in journal.places:
                 _exchange(journal, found, tell)
-            told = _serve(config, credentials, journal, tell)
+            journal, told = _serve(config, credentials, journal, tell)
             tell(Event("switch:check"))
             for qdrant in journal.qdrants:
                 qdrant.check(credentials)
@@ -148,7 +91,7 @@ def _settle(config: HostConfig, credentials: Credentials, journal: Journal, tell
         return f"the restore {journal.run} is undone{but}{end.also}"
     if journal.state == "switching" and _all_in_place(journal):
         with suppress(StackroomError):
-            told = _serve(config, credentials, journal, tell)
+            journal, told = _serve(config, credentials, journal, tell)
             for qdrant in journal.qdrants:
                 qdrant.check(credentials)
             _switched(config, journal)
@@ -168,13 +111,13 @@ def confirm(config: HostConfig) -> str:
     Raises BackupError where there is nothing to confirm, LockedError.
     """
     with hold(config.base, "restore"):
-        journal = _needed(config)
+        journal = needed(config)
         if journal.state not in ("switched", "undone", "confirming"):
             raise BackupError(
                 f"the restore {journal.run} was interrupted: nothing of it can be confirmed",
                 f"{UNDO}  (or any drill: it settles the restore first)",
             )
-        _write(config, journal, "confirming")
+        write(config, journal, "confirming")
         _forget(config, journal)
     return f"what the restore {journal.run} had kept is deleted"
 
@@ -186,7 +129,7 @@ def undo(config: HostConfig, credentials: Credentials, tell: Tell = silent) -> s
     does not start on them; LockedError, StackroomError of Docker.
     """
     with hold(config.base, "restore"):
-        journal = _needed(config)
+        journal = needed(config)
         if journal.state in ("undone", "confirming") and not journal.unstarted:
             done = "undone" if journal.state == "undone" else "confirmed"
             raise BackupError(f"the restore {journal.run} is already {done}", CONFIRM)
@@ -202,13 +145,6 @@ def undo(config: HostConfig, credentials: Credentials, tell: Tell = silent) -> s
     return f"the data from before the restore {journal.run} are served again{end.also}"
 
 
-def _needed(config: HostConfig) -> Journal:
-    journal = pending(config)
-    if journal is None:
-        raise BackupError("no restore waits to be confirmed or undone", "stackroom backup list")
-    return journal
-
-
 def _withdrawn(
     config: HostConfig, credentials: Credentials, journal: Journal, tell: Tell
 ) -> Journal:
@@ -217,7 +153,7 @@ def _withdrawn(
         tell(Event("switch:withdraw", found.source))
         done = access.withdraw(found, credentials)
         journal = journal.having([done if a is found else a for a in journal.access])
-    _write(config, journal)
+    write(config, journal)
     return journal
 
 
@@ -225,22 +161,36 @@ def _standing_still(config: HostConfig, journal: Journal, tell: Tell) -> Journal
     """With all services stopped, and written down when they had been started before."""
     stop(journal.containers, tell)
     journal = journal.having([access.stopped(found) for found in journal.access])
-    _write(config, journal)
+    write(config, journal)
     return journal
 
 
 def _switched(config: HostConfig, journal: Journal) -> None:
     """From here on the server that runs knows the points, and nobody else does."""
-    _write(config, journal.having([found.unknown() for found in journal.access]), "switched")
+    write(config, journal.having([found.unknown() for found in journal.access]), "switched")
 
 
-def _serve(config: HostConfig, credentials: Credentials, journal: Journal, tell: Tell) -> str:
+def _serve(
+    config: HostConfig, credentials: Credentials, journal: Journal, tell: Tell
+) -> tuple[Journal, str]:
     """Start the services on the new data; what a person has to know of the tokens, or ""."""
     well = True
     for container in journal.containers:
         start([container], tell)
         well = _give(credentials, journal, container, tell, back=False) and well
-    return "" if well else access.lost(config.environment)
+        journal = _hand_over(config, journal, container, tell)
+    return journal, "" if well else access.lost(config.environment)
+
+
+def _hand_over(config: HostConfig, journal: Journal, container: str, tell: Tell) -> Journal:
+    """Once for each: from the next start on others write, and what they delete is no loss."""
+    for found in journal.handovers:
+        if found.container == container:
+            tell(Event("switch:handover", container))
+            found.make()
+            journal = journal.handed_over(found)
+            write(config, journal)
+    return journal
 
 
 def _give(
@@ -308,14 +258,13 @@ def _revert(
         else access.read_again(journal.access, credentials)
     )
     if journal.state != "reverted":
-        journal = _state(config, journal, "reverting")
+        journal = entered(config, journal, "reverting")
         journal = _put_back(config, journal, tell)
-        journal = _state(config, journal, "reverted")
+        journal = entered(config, journal, "reverted")
     end = _start_again(config, credentials, journal, tell)
     for found in journal.places:
         _remove(found.aside)
-    (config.base / JOURNAL).unlink()
-    fsync_folder(config.base)
+    remove(config)
     return end
 
 
@@ -326,13 +275,13 @@ def _undo(config: HostConfig, credentials: Credentials, journal: Journal, tell: 
     else:
         journal = journal.having(access.read_again(journal.access, credentials))
     if journal.state != "undone":
-        journal = _state(config, journal, "undoing")
+        journal = entered(config, journal, "undoing")
         journal = _put_back(config, journal, tell)
         journal = journal.model_copy(update={"unstarted": True})
-        journal = _state(config, journal, "undone")
+        journal = entered(config, journal, "undone")
     end = _start_again(config, credentials, journal, tell)
     journal = journal.having([found.unknown() for found in journal.access])
-    _write(config, journal.model_copy(update={"unstarted": False}), "undone")
+    write(config, journal.model_copy(update={"unstarted": False}), "undone")
     return end
 
 
@@ -375,21 +324,9 @@ def _forget(config: HostConfig, journal: Journal) -> None:
     for found in journal.places:
         _remove(found.old)
         _remove(found.aside)
-    (config.base / JOURNAL).unlink()
-    fsync_folder(config.base)
+    remove(config)
 
 
 def _remove(folder: Path) -> None:
     if folder.exists():
         shutil.rmtree(folder)
-
-
-def _state(config: HostConfig, journal: Journal, state: State) -> Journal:
-    journal = journal.model_copy(update={"state": state})
-    _write(config, journal)
-    return journal
-
-
-def _write(config: HostConfig, journal: Journal, state: State | None = None) -> None:
-    written = journal.model_copy(update={"state": state}) if state else journal
-    write_durably(config.base / JOURNAL, written.model_dump_json(indent=1) + "\n")

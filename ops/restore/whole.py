@@ -4,8 +4,7 @@ It replaces what runs. A live service that holds data is refused without `replac
 up first; where that fails nothing is touched, but for a service that does not answer any more: of
 it no backup can be made, and its old data stay anyway. The cost is the pause between the stop and
 the start of the services. The old data stay on the machine until `restore confirm`; the undo is
-`restore undo`. What a deploy renders (folders that no container uses) and RabbitMQ, whose
-definitions its users declare, are proven and left as they are.
+`restore undo`. What a deploy renders (folders that no container uses) is proven and left as it is.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from pathlib import Path
 
 from ops.backup.job import Job, carry_out
 from ops.backup.lock import hold
-from ops.backup.manifest import FilesFacts, Manifest, PostgresFacts, QdrantFacts
+from ops.backup.manifest import Facts, FilesFacts, Manifest, PostgresFacts, QdrantFacts
 from ops.backup.records import Record
 from ops.backup.run import back_up
 from ops.backup.source import Tell, silent
@@ -31,10 +30,19 @@ from ops.restore.answers import readable
 from ops.restore.evidence import Stopwatch, differences, note, note_choice
 from ops.restore.fetch import LATEST, Chosen, Fetched, fetched, for_restore
 from ops.restore.files import holds_files
-from ops.restore.live import MADE_BY_A_DEPLOY, Live, LiveQdrant, runs, survey
+from ops.restore.handover import Handover, PostgresHandover, RabbitmqHandover
+from ops.restore.journal import CONFIRM, UNDO, Journal, pending, place
+from ops.restore.live import MADE_BY_A_DEPLOY, Live, LiveQdrant, runs, somebodys, survey
 from ops.restore.rehearsals import Rebuilt, clear, rehearse_all
-from ops.restore.switch import CONFIRM, UNDO, confirm, undo
-from ops.settings.host import Credentials, HostConfig, QdrantSource
+from ops.restore.switch import confirm, undo
+from ops.settings.host import (
+    Credentials,
+    FilesSource,
+    HostConfig,
+    PostgresSource,
+    QdrantSource,
+    RabbitmqSource,
+)
 
 __all__ = ["confirm", "restore_stack", "undo"]
 
@@ -74,7 +82,7 @@ def restore_stack(
 
 
 def _refuse_unconfirmed(config: HostConfig) -> None:
-    if journal := switch.pending(config):
+    if journal := pending(config):
         raise BackupError(
             f"the restore {journal.run} is not confirmed: what it replaced is still kept",
             f"{CONFIRM}  or  {UNDO}",
@@ -169,17 +177,31 @@ def _refuse_empty(backup: Fetched, live: Mapping[str, Live]) -> None:
         if isinstance(facts, QdrantFacts):
             holds = any(max(collection.count) for collection in facts.collections)
         elif isinstance(facts, FilesFacts):
-            taken = name in live and live[name].folder is not None  # else a deploy renders it
+            # else a deploy renders it, or makes it
+            taken = name in live and live[name].folder is not None and not _deployed(live[name])
             holds = taken and holds_files(backup.folder / facts.item, MADE_BY_A_DEPLOY)
         else:
-            holds = isinstance(facts, PostgresFacts) and any(
-                database.rows or max(database.large_objects) for database in facts.databases
-            )
+            holds = isinstance(facts, PostgresFacts) and _holds_rows(name, facts, live)
         if holds:
             return
     raise BackupError(
-        f"the backup {manifest.run} holds no point and no file; nothing was touched",
+        f"the backup {manifest.run} holds no point, no row and no file; nothing was touched",
         f"--run {manifest.run} restores it anyway; another one: stackroom backup list",
+    )
+
+
+def _deployed(found: Live) -> bool:
+    return isinstance(found.source, FilesSource) and found.source.deployed
+
+
+def _holds_rows(name: str, facts: PostgresFacts, live: Mapping[str, Live]) -> bool:
+    source = live[name].source if name in live else None
+    today = (
+        source if isinstance(source, PostgresSource) else PostgresSource(name=name, container="")
+    )
+    return any(
+        somebodys(today, [table for table, count in database.rows.items() if max(count)])
+        for database in facts.databases
     )
 
 
@@ -204,8 +226,8 @@ def _major(version: str) -> int:
 
 def _plan(
     job: Job, manifest: Manifest, rebuilt: Sequence[Rebuilt], live: Mapping[str, Live]
-) -> switch.Journal:
-    places, containers, qdrants, accesses = [], [], [], []
+) -> Journal:
+    places, containers, qdrants, accesses, handovers = [], [], [], [], []
     for source in rebuilt:
         found = live.get(source.source)
         if found is None or found.folder is None:
@@ -215,7 +237,7 @@ def _plan(
         before = found.folder.stat()
         os.chown(new, before.st_uid, before.st_gid)
         new.chmod(before.st_mode & 0o7777)
-        places.append(switch.place(source.source, found.folder, new, job.run))
+        places.append(place(source.source, found.folder, new, job.run))
         containers += [name for name in found.containers if name not in containers]
         if isinstance(found.source, QdrantSource) and isinstance(source.facts, QdrantFacts):
             counts = {c.name: (min(c.count), max(c.count)) for c in source.facts.collections}
@@ -223,12 +245,15 @@ def _plan(
             qdrants.append(LiveQdrant(url=url, counts=counts))
             own = found.containers[0]
             accesses.append(Access(source=source.source, container=own, url=url))
+        if handover := _handover(found, source.facts):
+            handovers.append(handover)
+    containers = in_order(containers, job.config.start_order)
     if not places:
         raise BackupError(
             f"the backup {manifest.run} holds nothing that this stack could take",
             f"stackroom backup show {manifest.run}",
         )
-    return switch.Journal(
+    return Journal(
         run=job.run,
         backup=manifest.run,
         state="switching",
@@ -237,7 +262,31 @@ def _plan(
         ran=[name for name in containers if runs(name)],
         qdrants=qdrants,
         access=accesses,
+        handovers=handovers,
     )
+
+
+def in_order(containers: Sequence[str], order: Sequence[str]) -> list[str]:
+    """Those that `order` names in that order, the others behind them as they come."""
+    named = [name for name in order if name in containers]
+    return [*named, *(name for name in containers if name not in named)]
+
+
+def _handover(found: Live, facts: Facts) -> Handover | None:
+    """What the service needs before others write to it."""
+    if isinstance(found.source, PostgresSource) and isinstance(facts, PostgresFacts):
+        return PostgresHandover(
+            container=found.source.container,
+            user=found.source.user,
+            rows={
+                database.name: {table: min(count) for table, count in database.rows.items()}
+                for database in facts.databases
+            },
+            large_objects={each.name: min(each.large_objects) for each in facts.databases},
+        )
+    if isinstance(found.source, RabbitmqSource):
+        return RabbitmqHandover(container=found.source.container)
+    return None
 
 
 def _assert_switchable(found: Live, new: Path) -> None:

@@ -59,25 +59,37 @@ class FilesSource(_Model):
     volume: str = ""
     # the containers that use it: stopped around the switch of a restore
     containers: list[str] = []
+    deployed: bool = False  # a deploy makes its files: they are in nobody's way
 
 
 class PostgresSource(_Model):
-    """`databases` empty: every database but the templates."""
+    """`databases` empty: every database but the templates.
+
+    `data`: the tables, as "schema.table", whose rows are somebody's work: they are in the way of a
+    restore, and a drill shows their counts. None: those of any table are.
+    """
 
     kind: Literal["postgres"] = "postgres"
     name: str
     container: str
     user: str = "postgres"
     databases: list[str] = []
+    data: list[str] | None = None
     volume: str = ""
     image: str = ""
+    # those that write into it: stopped around the switch of a restore
+    containers: list[str] = []
 
 
 class RabbitmqSource(_Model):
+    """Without a volume, a restore proves the definitions and leaves the broker as it is."""
+
     kind: Literal["rabbitmq"] = "rabbitmq"
     name: str
     container: str
+    volume: str = ""
     image: str = ""
+    containers: list[str] = []
 
 
 Source = Annotated[
@@ -95,6 +107,8 @@ class HostConfig(_Model):
     base: Path = BASE  # staging, scratch, lock, records
     repositories: list[Repository]
     sources: list[Source]
+    # containers that a restore starts in this order; the others come behind, in that of the sources
+    start_order: list[str] = []
     keep: Keep = Keep()
     timeout_hours: float = 12.0
     period_hours: float = 24.0  # of backups; checks, drills and prunes: a week

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from data_services import image, postgres, run_in, sql
 
-from ops.backup.manifest import PostgresFacts
+from ops.backup.manifest import PostgresFacts, VectorColumn
 from ops.backup.postgres import PostgresCollector
 from ops.backup.source import Collected, Event, silent
 from ops.clients import pipes
@@ -70,6 +70,12 @@ grant select on shelf.books to reader;
 LARGE_OBJECTS = """
 select md5(string_agg(convert_from(lo_get(oid), 'UTF8'), ',' order by oid))
 from pg_largeobject_metadata"""
+SUM = "select md5(embedding::text) from shelf.books b where row(b.id)::text = 'KEY'"
+NEAREST = """
+set enable_indexscan = off;
+select string_agg(id::text, ' ') from (
+  select b.id from shelf.books b, shelf.books own where row(own.id)::text = 'KEY'
+  order by b.embedding <-> own.embedding, b.id limit 5) nearest"""
 BOOKS = "select md5(string_agg(b::text, ',' order by id)) from shelf.books b"
 
 
@@ -151,6 +157,25 @@ def test_the_counts_are_those_of_the_server(server: str, backup: tuple[Path, Col
     assert found["postgres"].rows == {"public.in_the_default_database": (3, 3)}
     assert found["empty"].rows == {}
     assert PostgresCollector(source(server)).expected_bytes() > 10_000_000
+
+
+def test_vectors_searches_and_large_objects_are_sampled_as_the_server_has_them(
+    server: str, backup: tuple[Path, Collected]
+) -> None:
+    library = next(one for one in facts_of(backup[1]).databases if one.name == LIBRARY)
+    (column,) = library.vectors
+    assert column.name == "shelf.books.embedding"
+    assert (len(column.sums), len(column.nearest)) == (20, 3)
+    for key, summed in column.sums.items():
+        asked = SUM.replace("KEY", key)
+        assert sql(server, asked, LIBRARY) == summed
+    for key, answers in column.nearest.items():
+        asked = NEAREST.replace("KEY", key)
+        found = {row.strip("()") for row, _ in answers}
+        assert found == set(sql(server, asked, LIBRARY).split()) and answers[0] == (key, 0.0)
+    assert len(library.object_sums) == 10
+    for oid, summed in library.object_sums.items():
+        assert sql(server, f"select md5(lo_get({oid}))", LIBRARY) == summed
 
 
 def test_one_database_can_be_asked_for_by_name(server: str, tmp_path: Path) -> None:
@@ -431,15 +456,36 @@ def test_what_differs_is_told(backup: tuple[Path, Collected], scratch: Scratch) 
             "rows": {**library.rows, "shelf.books": (2001, 2003), "shelf.gone": (1, 1),
                      "shelf.authors": (90, 120)},
             "large_objects": (1, 1),
+            "vectors": [others(column) for column in library.vectors],
+            "object_sums": {**library.object_sums, "1": "of one that is not there"},
         }
     )  # fmt: skip
-    found, _ = rehearse(staging, facts.model_copy(update={"databases": [altered]}), scratch)
+    told = facts.model_copy(update={"databases": [altered]})
+    found, _ = rehearse(staging, told, scratch, data=["shelf.authors", "shelf.books"])
     assert {subject.removeprefix(f"db/{LIBRARY}: ") for subject, ok in found.items() if not ok} == {
         "tables with their exact rows",
         "rows of shelf.books",
         "rows of shelf.gone",
         "large objects",
+        "sampled vectors of shelf.books.embedding",
+        "nearest by shelf.books.embedding, 3 exact searches",
+        "sampled large objects",
     }
+    # what is somebody's work is named with its count in any case
+    assert found[f"db/{LIBRARY}: rows of shelf.authors"]
+
+
+def others(column: VectorColumn) -> VectorColumn:
+    """The same with another vector, and in another search a neighbour that is farther away."""
+    key = next(iter(column.sums))
+    searched = list(column.nearest)[-1]
+    *near, (row, distance) = column.nearest[searched]
+    return column.model_copy(
+        update={
+            "sums": {**column.sums, key: "another"},
+            "nearest": {**column.nearest, searched: [*near, (row, distance + 0.01)]},
+        }
+    )
 
 
 def test_a_row_less_in_the_dump_is_told(

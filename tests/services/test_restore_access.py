@@ -33,6 +33,7 @@ from ops.errors import BackupError, StackroomError
 from ops.restore import access, switch
 from ops.restore.access import Access
 from ops.restore.collection import restore_collection
+from ops.restore.journal import Journal, pending, place
 from ops.restore.live import LiveQdrant
 from ops.settings.host import Credentials, HostConfig, QdrantSource
 from ops.settings.people import ACCESS_COLLECTION
@@ -174,13 +175,13 @@ class Machine:
         self.stop()
         self.storage.rename(self.folder / "template")
 
-    def journal(self) -> switch.Journal:
+    def journal(self) -> Journal:
         run = new_run()
-        return switch.Journal(
+        return Journal(
             run=run,
             backup=run,
             state="switching",
-            places=[switch.place("qdrant", self.storage, self.rebuilt, run)],
+            places=[place("qdrant", self.storage, self.rebuilt, run)],
             containers=["qdrant"],
             ran=["qdrant"],
             qdrants=[LiveQdrant(url=self.server.url, counts={"books": (2, 2)})],
@@ -315,7 +316,7 @@ def test_killed_at_any_step_of_a_restore_nobody_is_lost_and_nobody_comes_back(
             switch.undo(config, credentials)
             switch.confirm(config)
             machine.let_in("anna")
-        assert machine.books() == 3 and switch.pending(config) is None
+        assert machine.books() == 3 and pending(config) is None
         if not machine.rebuilt.exists():
             machine.rebuild()
     machine.let_in("anna")

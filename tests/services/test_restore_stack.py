@@ -25,6 +25,7 @@ from ops.errors import BackupError, StackroomError
 from ops.restore import live as live_room
 from ops.restore import switch
 from ops.restore.drill import drill
+from ops.restore.journal import Journal, pending, place
 from ops.restore.whole import confirm, restore_stack, undo
 
 pytestmark = pytest.mark.services
@@ -232,7 +233,7 @@ def test_an_empty_backup_is_restored_only_by_its_name(stack: LiveStack) -> None:
     emptied(stack)
     run = stack.back_up()
     before = stack.data()
-    with pytest.raises(BackupError, match="holds no point and no file") as error:
+    with pytest.raises(BackupError, match="holds no point, no row and no file") as error:
         restore(stack, replace=True)
     assert f"--run {run}" in error.value.hint
     untouched(stack, before)
@@ -242,7 +243,7 @@ def test_an_empty_backup_is_restored_only_by_its_name(stack: LiveStack) -> None:
 def untouched(stack: LiveStack, before: dict[str, Any]) -> None:
     assert stack.data() == before
     assert kept(stack) == []
-    assert switch.pending(stack.config) is None
+    assert pending(stack.config) is None
 
 
 def test_data_that_are_there_are_not_replaced_unasked(stack: LiveStack) -> None:
@@ -373,11 +374,11 @@ def test_killed_at_any_step_of_the_switch_all_is_old_or_all_is_new(
     stack.spoil()
     spoilt = stack.data()
     places = [
-        switch.place(name, folder, folder.with_name("rebuilt"), new_run())
+        place(name, folder, folder.with_name("rebuilt"), new_run())
         for name, folder in folders.items()
     ]
     counts = {"books": (60, 60), "sessions": (20, 20)}
-    journal = switch.Journal(
+    journal = Journal(
         run=new_run(),
         backup=new_run(),
         state="switching",
@@ -394,8 +395,8 @@ def test_killed_at_any_step_of_the_switch_all_is_old_or_all_is_new(
     )
     finished = []
     for number in range(1, 100):
-        for place in places:
-            subprocess.run(["cp", "-a", place.live.with_name("good"), place.new], check=True)
+        for each in places:
+            subprocess.run(["cp", "-a", each.live.with_name("good"), each.new], check=True)
         if not killer.kill_at(Step("switch:", number), switching):
             break
         told = switch.settle(stack.config, stack.credentials)
@@ -409,11 +410,11 @@ def test_killed_at_any_step_of_the_switch_all_is_old_or_all_is_new(
             undo(stack.config, stack.credentials)
             confirm(stack.config)
             stack.wait()
-        assert switch.pending(stack.config) is None
+        assert pending(stack.config) is None
         assert kept(stack) == [], number
         assert stack.data() == spoilt
-        for place in places:
-            shutil.rmtree(place.new, ignore_errors=True)
+        for each in places:
+            shutil.rmtree(each.new, ignore_errors=True)
     stack.wait()
     assert stack.data() == good
     # the journal, two stopped, two renames each, two started, the check and the end: killed at each

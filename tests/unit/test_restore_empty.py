@@ -22,7 +22,7 @@ from ops.errors import BackupError
 from ops.restore.fetch import Fetched
 from ops.restore.live import Live
 from ops.restore.whole import _refuse_empty
-from ops.settings.host import FilesSource
+from ops.settings.host import FilesSource, PostgresSource
 
 RUN = "20261121T023000Z-1a2b3c"
 NOW = datetime(2026, 11, 21, tzinfo=UTC)
@@ -86,21 +86,35 @@ def stack(tmp_path: Path) -> Stack:
 
 
 def test_a_backup_of_what_a_deploy_makes_alone_is_refused(stack: Stack) -> None:
-    with pytest.raises(BackupError, match="no point and no file; nothing was touched") as error:
+    words = "no point, no row and no file; nothing was touched"
+    with pytest.raises(BackupError, match=words) as error:
         stack.refuse_empty()
     assert f"--run {RUN}" in error.value.hint and "backup list" in error.value.hint
     stack.sources["qdrant"] = qdrant()
-    stack.sources["rows"] = postgres()
+    for empty in (postgres(), postgres(users=0)):
+        stack.sources["rows"] = empty
+        with pytest.raises(BackupError):
+            stack.refuse_empty()
+
+
+def test_rows_and_files_that_a_deploy_makes_are_no_data(stack: Stack) -> None:
+    source = PostgresSource(name="rows", container="postgres", data=["public.documents"])
+    stack.live["rows"] = Live(source, stack.folder, [])
+    stack.sources["rows"] = postgres(users=1, documents=0)
+    stack.files("keys", "server.yaml")
+    stack.live["keys"] = Live(FilesSource(name="keys", deployed=True), stack.folder, [])
     with pytest.raises(BackupError):
         stack.refuse_empty()
+    stack.sources["rows"] = postgres(users=1, documents=1)
+    stack.refuse_empty()
 
 
-def test_one_point_one_file_or_one_table_is_a_backup(stack: Stack) -> None:
+def test_one_point_one_file_or_one_row_is_a_backup(stack: Stack) -> None:
     stack.sources["qdrant"] = qdrant(books=0, sessions=1)
     stack.refuse_empty()
     stack.sources["qdrant"] = qdrant()
     stack.files("library", "shelf/", "shelf/one.txt")
     stack.refuse_empty()
     stack.files("library", "shelf/")
-    stack.sources["rows"] = postgres(users=0)
+    stack.sources["rows"] = postgres(users=1)
     stack.refuse_empty()

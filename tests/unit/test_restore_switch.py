@@ -12,6 +12,7 @@ import pytest
 from ops.backup.source import Event
 from ops.errors import BackupError
 from ops.restore import live, switch
+from ops.restore.journal import JOURNAL, Journal, State, pending, place, write
 from ops.settings.host import Credentials, HostConfig
 
 RUN = "20261121T023000Z-1a2b3c"
@@ -28,19 +29,18 @@ def config(tmp_path: Path) -> HostConfig:
 
 
 @pytest.fixture
-def journal(tmp_path: Path) -> switch.Journal:
+def journal(tmp_path: Path) -> Journal:
     for name in NAMES:
         for kind in ("live", "new"):
             folder = tmp_path / name / kind
             folder.mkdir(parents=True)
             (folder / "which").write_text(kind)
-    return switch.Journal(
+    return Journal(
         run=RUN,
         backup=RUN,
         state="switching",
         places=[
-            switch.place(name, tmp_path / name / "live", tmp_path / name / "new", RUN)
-            for name in NAMES
+            place(name, tmp_path / name / "live", tmp_path / name / "new", RUN) for name in NAMES
         ],
         containers=[],
         ran=[],
@@ -52,8 +52,8 @@ def credentials(tmp_path: Path) -> Credentials:
     return Credentials(tmp_path)
 
 
-def served(journal: switch.Journal) -> set[str]:
-    return {(place.live / "which").read_text() for place in journal.places}
+def served(journal: Journal) -> set[str]:
+    return {(each.live / "which").read_text() for each in journal.places}
 
 
 def others(tmp_path: Path) -> list[str]:
@@ -81,7 +81,7 @@ def kill_at(number: int, work: Callable[[switch.Tell], object]) -> bool:
 
 
 def test_the_new_data_are_served_and_the_old_kept_until_confirmed(
-    config: HostConfig, credentials: Credentials, journal: switch.Journal, tmp_path: Path
+    config: HostConfig, credentials: Credentials, journal: Journal, tmp_path: Path
 ) -> None:
     switch.switch(config, credentials, journal)
     assert served(journal) == {"new"}
@@ -94,7 +94,7 @@ def test_the_new_data_are_served_and_the_old_kept_until_confirmed(
 
 
 def test_an_undo_serves_the_old_data_and_keeps_the_new(
-    config: HostConfig, credentials: Credentials, journal: switch.Journal, tmp_path: Path
+    config: HostConfig, credentials: Credentials, journal: Journal, tmp_path: Path
 ) -> None:
     switch.switch(config, credentials, journal)
     switch.undo(config, credentials)
@@ -107,7 +107,7 @@ def test_an_undo_serves_the_old_data_and_keeps_the_new(
 
 
 def test_killed_at_any_step_of_a_switch_the_data_are_all_new_or_all_old(
-    config: HostConfig, credentials: Credentials, journal: switch.Journal, tmp_path: Path
+    config: HostConfig, credentials: Credentials, journal: Journal, tmp_path: Path
 ) -> None:
     outcomes = set()
     for number in range(1, 100):
@@ -120,7 +120,7 @@ def test_killed_at_any_step_of_a_switch_the_data_are_all_new_or_all_old(
             switch.undo(config, credentials)
             switch.confirm(config)
         assert served(journal) == {"live"}
-        assert switch.pending(config) is None
+        assert pending(config) is None
         for name in NAMES:  # a restore that was undone leaves the rebuilt data to nobody
             folder = tmp_path / name / "new"
             folder.mkdir(exist_ok=True)
@@ -131,7 +131,7 @@ def test_killed_at_any_step_of_a_switch_the_data_are_all_new_or_all_old(
 
 
 def test_killed_at_any_step_of_an_undo_it_is_undone_by_the_next(
-    config: HostConfig, credentials: Credentials, journal: switch.Journal, tmp_path: Path
+    config: HostConfig, credentials: Credentials, journal: Journal, tmp_path: Path
 ) -> None:
     for number in range(1, 100):
         switch.switch(config, credentials, journal)
@@ -140,28 +140,28 @@ def test_killed_at_any_step_of_an_undo_it_is_undone_by_the_next(
         assert "undone" in switch.settle(config, credentials)
         assert served(journal) == {"live"}
         assert others(tmp_path) == [f"live.undone-{RUN}"] * 2
-        for place in journal.places:
-            place.aside.rename(place.new)
+        for each in journal.places:
+            each.aside.rename(each.new)
         switch.confirm(config)
     assert number == 5  # twice two renames, and one that is not killed
 
 
 def test_killed_while_undoing_what_a_kill_had_interrupted(
-    config: HostConfig, credentials: Credentials, journal: switch.Journal
+    config: HostConfig, credentials: Credentials, journal: Journal
 ) -> None:
     assert kill_at(5, lambda t: switch.switch(config, credentials, journal, t))
     for number in range(1, 6):
         kill_at(number, lambda t: switch.settle(config, credentials, t))
     switch.settle(config, credentials)
     assert served(journal) == {"live"}
-    assert switch.pending(config) is None
+    assert pending(config) is None
 
 
 def test_an_unreadable_journal_stops_everything(
-    config: HostConfig, credentials: Credentials, journal: switch.Journal
+    config: HostConfig, credentials: Credentials, journal: Journal
 ) -> None:
     switch.switch(config, credentials, journal)
-    (config.base / switch.JOURNAL).write_text("{")
+    (config.base / JOURNAL).write_text("{")
     for call in (
         lambda: switch.settle(config, credentials),
         lambda: switch.confirm(config),
@@ -169,21 +169,21 @@ def test_an_unreadable_journal_stops_everything(
     ):
         with pytest.raises(BackupError, match=r"cannot be read.*"):
             call()
-    assert all(place.old.exists() for place in journal.places)
+    assert all(each.old.exists() for each in journal.places)
 
 
 @pytest.fixture
 def looping(
-    monkeypatch: pytest.MonkeyPatch, journal: switch.Journal, config: HostConfig
-) -> tuple[switch.Journal, list[tuple[str, str]]]:
+    monkeypatch: pytest.MonkeyPatch, journal: Journal, config: HostConfig
+) -> tuple[Journal, list[tuple[str, str]]]:
     """The journal of a stack whose first container never becomes healthy, neither on the old data
     nor on the new, and what was started on which data, told what the journal said then."""
     started: list[tuple[str, str]] = []
 
     def start(containers: Sequence[str], _: object = None) -> None:
         for container in containers:
-            pending = switch.pending(config)
-            started.append((container, pending.state if pending else "none"))
+            there = pending(config)
+            started.append((container, there.state if there else "none"))
             if container == "loops":
                 raise BackupError("the container loops does not become healthy")
 
@@ -196,7 +196,7 @@ def looping(
 def test_an_old_stack_that_cannot_start_locks_nothing_after_a_failed_switch(
     config: HostConfig,
     credentials: Credentials,
-    looping: tuple[switch.Journal, list[tuple[str, str]]],
+    looping: tuple[Journal, list[tuple[str, str]]],
     tmp_path: Path,
 ) -> None:
     journal, started = looping
@@ -204,7 +204,7 @@ def test_an_old_stack_that_cannot_start_locks_nothing_after_a_failed_switch(
         switch.switch(config, credentials, journal)
     assert started == [("loops", "switching"), ("loops", "reverted"), ("runs", "reverted")]
     assert served(journal) == {"live"} and others(tmp_path) == []
-    assert switch.pending(config) is None
+    assert pending(config) is None
     assert switch.settle(config, credentials) == ""
 
 
@@ -212,25 +212,25 @@ def test_an_old_stack_that_cannot_start_locks_nothing_after_a_failed_switch(
 def test_an_old_stack_that_cannot_start_locks_nothing_after_an_interruption(
     config: HostConfig,
     credentials: Credentials,
-    looping: tuple[switch.Journal, list[tuple[str, str]]],
-    state: switch.State,
+    looping: tuple[Journal, list[tuple[str, str]]],
+    state: State,
 ) -> None:
     journal, started = looping
-    switch._write(config, journal, state)
+    write(config, journal, state)
     assert "back, but do not serve: the container loops" in switch.settle(config, credentials)
     assert started[-2:] == [("loops", "reverted"), ("runs", "reverted")]
-    assert switch.pending(config) is None and served(journal) == {"live"}
+    assert pending(config) is None and served(journal) == {"live"}
 
 
 def test_an_undo_to_a_stack_that_cannot_start_is_an_undo_and_says_so(
     config: HostConfig,
     credentials: Credentials,
-    looping: tuple[switch.Journal, list[tuple[str, str]]],
+    looping: tuple[Journal, list[tuple[str, str]]],
 ) -> None:
     journal, started = looping
-    for place in journal.places:
-        switch._exchange(journal, place, lambda _: None)
-    switch._write(config, journal, "switched")
+    for each in journal.places:
+        switch._exchange(journal, each, lambda _: None)
+    write(config, journal, "switched")
     with pytest.raises(BackupError, match="are back, but do not serve: the container loops"):
         switch.undo(config, credentials)
     assert started == [("loops", "undone"), ("runs", "undone")]
@@ -239,16 +239,16 @@ def test_an_undo_to_a_stack_that_cannot_start_is_an_undo_and_says_so(
     with pytest.raises(BackupError, match="already undone"):
         switch.undo(config, credentials)
     switch.confirm(config)
-    assert switch.pending(config) is None
+    assert pending(config) is None
 
 
 def test_killed_before_the_old_services_are_started_the_next_starts_them(
     config: HostConfig,
     credentials: Credentials,
-    looping: tuple[switch.Journal, list[tuple[str, str]]],
+    looping: tuple[Journal, list[tuple[str, str]]],
 ) -> None:
     journal, started = looping
-    switch._write(config, journal.model_copy(update={"unstarted": True}), "undone")
+    write(config, journal.model_copy(update={"unstarted": True}), "undone")
     assert "is undone, but the container loops" in switch.settle(config, credentials)
     assert [name for name, _ in started] == ["loops", "runs"]
     assert switch.settle(config, credentials) == ""
