@@ -14,7 +14,6 @@ from pydantic import SecretStr
 
 from ops.clients.edge import edge_ca, fingerprint
 from ops.clients.r2r import R2R, Login
-from ops.clients.r2r.errors import AbsentError
 from ops.clients.ssh import Remote
 from ops.errors import ServiceError
 from ops.render.files import ROOT
@@ -80,6 +79,10 @@ def _address(name: str) -> str:
     return f"{name}@demo.example.com"
 
 
+def _shelf(name: str) -> str:
+    return f"{name}s shelf"
+
+
 def _forget_earlier(admin: R2R) -> None:
     """An earlier demo's people, with what they brought."""
     addresses = {_address(name) for name in SHELVES}
@@ -87,10 +90,11 @@ def _forget_earlier(admin: R2R) -> None:
     for document in list(admin.documents.every()):
         if document.owner_id in earlier:
             admin.documents.delete(document.id)
+    shelves = {_shelf(name) for name in SHELVES}
     for collection in list(admin.collections.every()):
-        if collection.owner_id in earlier:
-            with contextlib.suppress(AbsentError):  # a user's own goes with the user
-                admin.collections.delete(collection.id)
+        # the one that R2R gave them goes with them, and they do not go without it
+        if collection.owner_id in earlier and collection.name in shelves:
+            admin.collections.delete(collection.id)
     for user in earlier:
         admin.users.delete(user)
 
@@ -107,7 +111,7 @@ def _reader(
     login = Login(_address(name), SecretStr(secrets.token_urlsafe(24)))
     admin.users.create(login.email, login.password, name=name, verified=True)
     r2r = opened.enter_context(connect(login))
-    shelf = r2r.collections.create(f"{name}s shelf")
+    shelf = r2r.collections.create(_shelf(name))
     documents = {}
     for file in files:
         made = r2r.documents.create_file(ROOT / file, collections=[shelf.id])
