@@ -16,17 +16,14 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from ops.render.files import ROOT, RenderedFile, render
-from ops.render.project import PROJECT
-from ops.render.qdrant import pinned_qdrant
+from ops.render.sources import SETTINGS_COPY, sources, start_order
 from ops.settings import Environment, Settings
 from ops.settings import host as names
 from ops.settings.backup import Weekday
-from ops.settings.host import FilesSource, HostConfig, QdrantSource, Repository, Source
-from ops.settings.model import EdgeMode
+from ops.settings.host import HostConfig, Repository
 
 HOME = "/opt/stackroom"  # the verbs' source and their Python environments, by content
 PROGRAM = "/usr/local/bin/stackroom"
-SETTINGS_COPY = "/etc/stackroom/settings"  # backed up, so that an archive explains itself
 UNITS = "/etc/systemd/system"
 JOBS = ("backup", "check", "drill", "prune")
 TIMERS = tuple(f"stackroom-{job}.timer" for job in JOBS)
@@ -155,7 +152,8 @@ def host_config(environment: Environment, revision: str) -> HostConfig:
         stack=settings.stack,
         stackroom=revision,
         repositories=repositories,
-        sources=_sources(settings),
+        sources=sources(settings),
+        start_order=start_order(settings),
         keep=backup.keep,
         timeout_hours=backup.timeout_hours,
         metrics=Path(backup.metrics),
@@ -163,29 +161,12 @@ def host_config(environment: Environment, revision: str) -> HostConfig:
     )
 
 
-def _sources(settings: Settings) -> list[Source]:
-    found: list[Source] = [QdrantSource(image=pinned_qdrant(settings))]
-    if settings.edge.mode is not EdgeMode.TUNNEL:
-        # its own CA: without it, every client would have to trust a rebuilt machine anew
-        found.append(
-            FilesSource(name="edge", volume="stackroom_edge_data", containers=[f"{PROJECT}-edge-1"])
-        )
-    if settings.api:
-        found += [
-            FilesSource(
-                name=f"api-{kind}",
-                volume=f"stackroom_api_{kind}",
-                containers=[f"{PROJECT}-api-1"],
-            )
-            for kind in ("library", "sessions", "configs")
-        ]
-    return [*found, FilesSource(name="settings", path=SETTINGS_COPY)]
-
-
 def _credentials(settings: Settings) -> list[RenderedFile]:
     secrets = settings.secrets
+    # the databases of the R2R stack trust whoever is inside their containers
+    qdrant = secrets.newest_qdrant_key().get_secret_value() if settings.stack == "qdrant" else ""
     texts = {
-        names.QDRANT_API_KEY: secrets.newest_qdrant_key().get_secret_value(),
+        names.QDRANT_API_KEY: qdrant,
         names.RESTIC_PASSWORD: secrets.restic_password.get_secret_value(),
         names.OFFSITE_ENV: "\n".join(
             f"{name}={value.get_secret_value()}" for name, value in secrets.offsite_env.items()

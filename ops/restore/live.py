@@ -190,20 +190,17 @@ def _service(volume: str, container: str, more: Sequence[str] = ()) -> tuple[Pat
 
 
 def _users(volume: str) -> list[str]:
-    """The containers that a volume is mounted in, running or not; none that has done its work."""
+    """The containers that a volume is mounted in, running or not; none that has had its turn."""
     form = ("--format", "{{.Names}}")
     found = docker.docker("ps", "--all", "--filter", f"volume={volume}", *form).split()
-    return [name for name in found if not _is_done(name)]
+    return [name for name in found if not _has_had_its_turn(name)]
 
 
-def _is_done(container: str) -> bool:
-    """Whether it runs once in a deploy, and has: to start it would be to do its work again."""
-    found = docker.inspect("container", container)
-    if found is None:
-        return True
-    once = str(found["HostConfig"]["RestartPolicy"]["Name"]) in ("", "no")
-    state = found["State"]
-    return once and state["Status"] == "exited" and state["ExitCode"] == 0
+def _has_had_its_turn(container: str) -> bool:
+    """Whether it is of those that a deploy runs once, and does not run: it is not to run again."""
+    found = docker.inspect("container", container) or {}
+    policy = found.get("HostConfig", {}).get("RestartPolicy", {}).get("Name", "")
+    return policy in ("", "no") and not found.get("State", {}).get("Running")
 
 
 def runs(container: str) -> bool:

@@ -89,9 +89,12 @@ class PostgresRehearsal:
             sample = take_again(snapshot, database)
         subject = f"{self._config.name}/{database.name}"
         return [
-            *compare(subject, database, promised, content, self._config.data or ()),
+            *compare(subject, database, promised, content, self._shown()),
             *compare_samples(subject, database, sample),
         ]
+
+    def _shown(self) -> list[str]:
+        return [*(self._config.data or ()), *self._config.shown]
 
     def _globals(self, path: Path) -> str:
         """The roles' SQL without the making of the superuser, who is there from the start."""

@@ -75,6 +75,7 @@ class PostgresSource(_Model):
     user: str = "postgres"
     databases: list[str] = []
     data: list[str] | None = None
+    shown: list[str] = []  # others whose counts a drill names
     volume: str = ""
     image: str = ""
     # those that write into it: stopped around the switch of a restore

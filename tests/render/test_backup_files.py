@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from settings_lab import R2R_PASSWORDS
 from test_host_files import ELSEWHERE, run, tool
 
 from ops.render import backup as rendering
@@ -28,8 +30,15 @@ from ops.render.backup import (
     render_backups,
 )
 from ops.render.files import ROOT, RenderedFile
+from ops.render.stack import render_stack
 from ops.settings import Environment, load_environment
-from ops.settings.host import Credentials, HostConfig, load_host_config
+from ops.settings.host import (
+    Credentials,
+    HostConfig,
+    PostgresSource,
+    RabbitmqSource,
+    load_host_config,
+)
 
 WriteEnvironment = Callable[..., Path]
 TEMPLATES = {
@@ -136,6 +145,70 @@ def test_every_source_of_the_stack_is_backed_up(
         **plain,
         **{f"api-{kind}": f"stackroom_api_{kind}" for kind in ("library", "sessions", "configs")},
     }
+
+
+R2R = """\
+stack = "r2r"
+
+[litellm.models.chat]
+model = "openai/answers"
+
+[litellm.models.text-embedding-3-team]
+model = "openai/bge"
+
+[r2r]
+project = "library"
+orchestration = "{}"
+"""
+
+
+@pytest.mark.parametrize("orchestration", ["simple", "hatchet"])
+def test_no_volume_of_the_r2r_stack_is_forgotten(
+    orchestration: str, make: Callable[..., Environment], tmp_path: Path
+) -> None:
+    environment = make(R2R.format(orchestration), r2r=R2R_PASSWORDS)
+    backups, stack = render_backups(environment), render_stack(environment, 16000, 4)
+    config = config_of(backups, tmp_path)
+    saved = {volume for s in config.sources if (volume := getattr(s, "volume", ""))}
+    # what Caddy keeps in the other it makes anew from its Caddyfile
+    assert saved == {volume.name for volume in stack.volumes} - {"stackroom_edge_config"}
+    assert config.sources[-1].name == "settings"
+    # no Qdrant, and no key of one
+    assert "qdrant" not in {s.kind for s in config.sources}
+    key = "/etc/stackroom/secrets/qdrant_api_key"
+    assert key in backups.unwanted and key not in by_path(backups)
+    for file in backups.files:
+        for name, password in R2R_PASSWORDS.items():
+            assert password not in file.content, (file.path, name)
+
+
+def test_the_sources_of_the_r2r_stack_are_its_services(
+    make: Callable[..., Environment], tmp_path: Path
+) -> None:
+    environment = make(R2R.format("hatchet"), r2r=R2R_PASSWORDS)
+    config = config_of(render_backups(environment), tmp_path)
+    stack = render_stack(environment, 16000, 4)
+    services = {f"stackroom-{service.name}-1": service for service in stack.services}
+    stays = {name for name, service in services.items() if not service.once}
+    files = ("r2r/compose.yaml", "r2r/hatchet.yaml", "edge/compose.yaml", "edge/r2r.yaml")
+    texts = [(ROOT / "compose" / name).read_text(encoding="utf-8") for name in files]
+    compose = [item for text in texts for item in yaml.safe_load(text)["services"].items()]
+    for source in config.sources:
+        for name in getattr(source, "containers", []):
+            assert name in stays, f"{name} is none that a restore could start again"
+        if isinstance(source, PostgresSource | RabbitmqSource):
+            assert source.image == services[source.container].image
+    # who is waited for is started before
+    order = {name: place for place, name in enumerate(config.start_order)}
+    assert set(order) <= stays
+    for name, said in compose:
+        mine = f"stackroom-{name}-1"
+        for needed in said.get("depends_on", {}):
+            if mine in order and f"stackroom-{needed}-1" in order:
+                assert order[f"stackroom-{needed}-1"] < order[mine]
+    database = next(s for s in config.sources if s.name == "postgres")
+    assert isinstance(database, PostgresSource) and database.user == "r2r"
+    assert database.data is not None and "library.documents" in database.data
 
 
 def test_volumes_and_images_are_those_of_the_stack(
