@@ -18,6 +18,19 @@ R2R_PASSWORDS = {
     "rabbitmq_password": "canary-rabbit-0123456789abcdefghijklmno",
     "litellm_master_key": "sk-canary-litellm-0123456789abcdefghij",
 }
+# settings.toml of the R2R stack, but for its orchestration
+R2R_SETTINGS = """\
+stack = "r2r"
+
+[litellm.models.chat]
+model = "openai/answers"
+
+[litellm.models.text-embedding-3-team]
+model = "openai/bge"
+
+[r2r]
+project = "library"
+"""
 ANNA = {"addresses": ["203.0.113.20"], "keys": [KEY]}
 
 

@@ -22,6 +22,7 @@ from ops.restore.drill import drill as drill_backup
 from ops.restore.whole import confirm as confirm_restore
 from ops.restore.whole import restore_stack
 from ops.restore.whole import undo as undo_restore
+from ops.settings.stacks import need_qdrant
 
 app = new_app("Bring data back from a backup: the whole stack, or one collection.")
 
@@ -60,6 +61,8 @@ def run(
     if (new_name or alias) and not collection:
         raise SettingsError("--as and --alias are about one collection", "add --collection <name>")
     here = on_host(context)
+    if collection:
+        need_qdrant("restore run --collection", here.config.environment, here.config.stack)
     what = f"the collection {collection}" if collection else "the whole stack"
     into = f" as {new_name}" if new_name else ""
     origin = f"from {source.value}" if source else "from the newest that any repository has"

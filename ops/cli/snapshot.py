@@ -25,6 +25,7 @@ from ops.clients.ssh import Remote
 from ops.errors import ServiceError, SettingsError
 from ops.restore.access import refuse
 from ops.settings.host import QDRANT_API_KEY, QdrantSource
+from ops.settings.stacks import need_qdrant
 
 app = new_app("Qdrant's own snapshots of collections, by hand. Backups do without them.")
 QDRANT_PORT = 6333
@@ -49,13 +50,15 @@ def _connected(context: typer.Context) -> Iterator[_Qdrant]:
     """The host's Qdrant: on its loopback, or from elsewhere through an SSH tunnel to that."""
     with contextlib.ExitStack() as stack:
         if isinstance(context.obj, Here):
-            sources = context.obj.config.sources
-            source = next((s for s in sources if isinstance(s, QdrantSource)), None)
+            config = context.obj.config
+            need_qdrant("snapshot", config.environment, config.stack)
+            source = next((s for s in config.sources if isinstance(s, QdrantSource)), None)
             if source is None:
                 raise SettingsError("this stack has no Qdrant")
             url, key = source.url, context.obj.credentials.get(QDRANT_API_KEY)
         else:
             environment = environment_of(context)
+            need_qdrant("snapshot", environment.name, environment.settings.stack)
             port = stack.enter_context(Remote(environment).forward(QDRANT_PORT))
             url = f"http://127.0.0.1:{port}"
             key = environment.settings.secrets.qdrant_api_key

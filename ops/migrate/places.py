@@ -20,6 +20,7 @@ from ops.errors import SettingsError, UnreachableError
 from ops.migrate.server import Server
 from ops.migrate.side import Side
 from ops.settings import Environment, load_environment
+from ops.settings.stacks import need_qdrant
 
 End = Literal["from", "to"]
 PORT = 6333
@@ -48,7 +49,9 @@ def place(end: End, text: str, inventory: Path) -> Place:
             )
         return Place(end, text.rstrip("/"), "url")
     if "/" not in text and (inventory / text / "settings.toml").is_file():
-        return Place(end, text, "environment", load_environment(inventory / text))
+        environment = load_environment(inventory / text)
+        need_qdrant(f"migrate --{end}", environment.name, environment.settings.stack)
+        return Place(end, text, "environment", environment)
     path = Path(text).expanduser()
     if path.is_dir():
         return Place(end, str(path.resolve()), "folder")

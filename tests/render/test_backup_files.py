@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import yaml
-from settings_lab import R2R_PASSWORDS
+from settings_lab import R2R_PASSWORDS, R2R_SETTINGS
 from test_host_files import ELSEWHERE, run, tool
 
 from ops.render import backup as rendering
@@ -147,26 +147,11 @@ def test_every_source_of_the_stack_is_backed_up(
     }
 
 
-R2R = """\
-stack = "r2r"
-
-[litellm.models.chat]
-model = "openai/answers"
-
-[litellm.models.text-embedding-3-team]
-model = "openai/bge"
-
-[r2r]
-project = "library"
-orchestration = "{}"
-"""
-
-
 @pytest.mark.parametrize("orchestration", ["simple", "hatchet"])
 def test_no_volume_of_the_r2r_stack_is_forgotten(
     orchestration: str, make: Callable[..., Environment], tmp_path: Path
 ) -> None:
-    environment = make(R2R.format(orchestration), r2r=R2R_PASSWORDS)
+    environment = make(R2R_SETTINGS + f"orchestration = '{orchestration}'\n", r2r=R2R_PASSWORDS)
     backups, stack = render_backups(environment), render_stack(environment, 16000, 4)
     config = config_of(backups, tmp_path)
     saved = {volume for s in config.sources if (volume := getattr(s, "volume", ""))}
@@ -185,7 +170,7 @@ def test_no_volume_of_the_r2r_stack_is_forgotten(
 def test_the_sources_of_the_r2r_stack_are_its_services(
     make: Callable[..., Environment], tmp_path: Path
 ) -> None:
-    environment = make(R2R.format("hatchet"), r2r=R2R_PASSWORDS)
+    environment = make(R2R_SETTINGS, r2r=R2R_PASSWORDS)
     config = config_of(render_backups(environment), tmp_path)
     stack = render_stack(environment, 16000, 4)
     services = {f"stackroom-{service.name}-1": service for service in stack.services}
