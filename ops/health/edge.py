@@ -32,7 +32,7 @@ COMMON_MISTAKES = (
     *(80, 2019, 2375, 2376, 4000, 5432, 5672, 6333, 6334, 6335, 7077, 7272, 7273, 7274),
     *(8080, 9090, 15672),
 )
-OPEN_NAME = "not a schema"  # R2R refuses to read it as the name of one
+NO_SCHEMA = "not a schema"  # R2R refuses to read it as the name of one
 
 Socket = tuple[str, int]  # address and port
 
@@ -150,7 +150,7 @@ def opened(place: Place, ca: str, server: Behind) -> Verdict:
 
 def header_stripped(place: Place) -> Verdict:
     """Whoever could send X-Project-Name to R2R would choose a schema of the database."""
-    headers = {"x-project-name": OPEN_NAME}
+    headers = {"x-project-name": NO_SCHEMA}
     code, _ = edge.ask(place, edge.unverified(), "/v3/health", headers=headers)
     if code == 200:
         return ok("X-Project-Name does not get through")

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import pytest
 from data_services import LABELLED, rabbitmq, sql
 from pydantic import SecretStr
@@ -25,6 +26,7 @@ from settings_lab import R2R_PASSWORDS, SECRETS, settings_with
 from ops.clients.r2r import R2R, Login
 from ops.clients.ssh import Completed, Remote
 from ops.errors import StackroomError
+from ops.health.edge import NO_SCHEMA
 from ops.health.host import judged
 from ops.health.model import Status, Verdict, ok
 from ops.health.r2r import PATIENCE, inside, models, queues, r2r_checks, server
@@ -192,6 +194,12 @@ def test_an_administrator_who_is_none_any_more(r2r: R2rStack) -> None:
             client.users.delete(user.id)
     assert verdict.status is Status.CRITICAL
     assert "not a superuser" in verdict.summary
+
+
+def test_a_header_that_gets_through_is_told_by_a_refusal(r2r: R2rStack) -> None:
+    headers = {"x-project-name": NO_SCHEMA}
+    # what edge.header takes for a proof, where nothing strips it
+    assert httpx.get(f"{r2r.url}/v3/health", headers=headers, timeout=60).status_code == 400
 
 
 def test_settings_that_are_not_what_runs(r2r: R2rStack) -> None:

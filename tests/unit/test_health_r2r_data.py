@@ -106,9 +106,11 @@ def test_documents_that_stand_still() -> None:
 
 
 def test_volumes_the_largest_first() -> None:
-    sizes = {"stackroom_edge_data": 3 << 20, "stackroom_postgres": 5 << 30}
-    assert data.volumes(sizes).summary == "postgres 5.0 GiB, edge_data 3 MiB"
+    sizes = {"stackroom_edge_data": 3 << 10, "stackroom_postgres": 5 << 30, "stackroom_x": 9 << 20}
+    assert data.volumes(sizes).summary == "postgres 5.0 GiB, x 9 MiB, edge_data 3 KiB"
     assert data.volumes(sizes).status is OK
     late = data.volumes(sizes | {"stackroom_rabbitmq": None})
     assert late.status is UNKNOWN
-    assert late.summary == "postgres 5.0 GiB, edge_data 3 MiB; not added up in time: rabbitmq"
+    assert (
+        late.summary == "postgres 5.0 GiB, x 9 MiB, edge_data 3 KiB; not added up in time: rabbitmq"
+    )

@@ -82,7 +82,7 @@ SELECT json_build_object('waiting', count(*), 'seconds',
 FROM waiting
 """
 WORKERS = """
-SELECT json_build_object('workers', count(*), 'seconds',
+SELECT json_build_object('seconds',
   min(extract(epoch FROM (now() AT TIME ZONE 'utc') - "lastHeartbeatAt")))
 FROM "Worker" WHERE "deletedAt" IS NULL
 """

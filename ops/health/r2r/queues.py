@@ -51,7 +51,7 @@ def queue(found: Facts) -> Verdict:
 def worker(found: Facts) -> Verdict:
     """The last sign of life of R2R's worker, which is a part of R2R's own process."""
     seconds = found["seconds"]
-    if not found["workers"] or seconds is None:
+    if seconds is None:
         return critical("no worker has ever been connected: nothing is ingested", R2R)
     if seconds > GONE:
         return critical(
