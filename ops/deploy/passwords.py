@@ -81,16 +81,22 @@ def kept_passwords(environment: Environment, remote: Remote) -> list[Keeper]:
 
 def refusing(asked: list[Keeper], remote: Remote) -> list[Keeper]:
     """Those of the services that run and refuse their password."""
+    takes = answers(asked, remote)
+    return [each for each in asked if takes.get(each.secret) is False]
+
+
+def answers(asked: list[Keeper], remote: Remote) -> dict[str, bool | None]:
+    """By secret whether its service takes it; None or absent where it does not run or say."""
     questions = {each.secret: each.question() for each in asked}
     # a machine of before the first deploy may have neither Python nor Docker, and keeps nothing
     command = f"if command -v docker >/dev/null; then {START}; fi"
     stdin = f"{json.dumps(PROGRAM)}\n{json.dumps(questions)}"
     answer = remote.run(command, stdin=stdin, timeout=ASK_SECONDS)
     try:
-        takes = json.loads(answer.stdout)["values"]
+        found: dict[str, bool | None] = json.loads(answer.stdout)["values"]
     except ValueError:
-        return []
-    return [each for each in asked if takes.get(each.secret) is False]
+        return {}
+    return found
 
 
 def keepers(environment: Environment) -> Iterator[Keeper]:

@@ -39,6 +39,7 @@ pytestmark = pytest.mark.services
 
 MODEL = {"model": "openai/any"}
 PACE = "r2r.transaction"
+SKIPPED = ("services.passwords",)  # of containers with a host's names: test_kept_passwords
 LOADED = 5.0
 SECONDS = 180.0  # for all checks together, on a machine with a lot else to do
 
@@ -113,7 +114,9 @@ def examined(
             Check(LOGIN, lambda: ok("here")),
             *r2r_checks(lab, remote, tunnels, paid=paid, asked=asked),
         ]
-        wanted = [replace(each, seconds=each.seconds * times) for each in select(checks, only, ())]
+        wanted = [
+            replace(each, seconds=each.seconds * times) for each in select(checks, only, SKIPPED)
+        ]
         results = run_checks(wanted, total=SECONDS)
     return {result.id: result.verdict for result in results}
 

@@ -136,12 +136,11 @@ R2R_ITSELF = (
     " ssh.litellm litellm.ready litellm.closed litellm.models"
 )
 KEPT = (
-    " ssh.containers postgres.version postgres.connections postgres.password documents.status"
+    " services.passwords ssh.containers postgres.version postgres.connections documents.status"
     " documents.stuck documents.embedding volumes.size"
 )
 QUEUES = (
-    " hatchet.ready hatchet.queue hatchet.worker hatchet.token hatchet.password rabbitmq.alarms"
-    " rabbitmq.backlog"
+    " hatchet.ready hatchet.queue hatchet.worker hatchet.token rabbitmq.alarms rabbitmq.backlog"
 )
 BEFORE_R2R = (
     " edge.ca edge.tls edge.closed edge.open edge.header outside.ports"

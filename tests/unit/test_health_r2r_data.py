@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
+from ops.deploy.passwords import Keeper
 from ops.health.model import Status
 from ops.health.r2r import data
 
@@ -38,14 +40,30 @@ def test_connections_as_a_share_of_those_there_are(used: int, status: Status) ->
     assert verdict.summary == f"{used} of 100 connections are in use"
 
 
-def test_a_password_that_the_volume_does_not_know() -> None:
-    judge = data.password("hatchet-postgres", "hatchet")
-    assert judge({"taken": True}).status is OK
-    verdict = judge({"taken": False})
-    assert verdict.status is CRITICAL
-    assert "its volume keeps the one that it was made with" in verdict.summary
-    assert "docker exec -it stackroom-hatchet-postgres-1 psql -U hatchet" in verdict.hint
-    assert "\\password" in verdict.hint
+def keeper(secret: str) -> Keeper:
+    password = SecretStr("canary-of-a-service")
+    return Keeper(secret, f"the volume of {secret}", "docker exec x", "x", "r2r", "u", password)
+
+
+@pytest.mark.parametrize(
+    ("takes", "status", "words"),
+    [
+        ({"a": True, "b": True}, OK, "the services take their 2 passwords"),
+        ({"a": True, "b": False}, CRITICAL, "b of secrets.toml is refused: the volume of b keeps"),
+        ({"a": False, "b": False}, CRITICAL, "the volume of a keeps another one (and 1 more)"),
+        ({"a": None, "b": False}, CRITICAL, "b of secrets.toml is refused"),
+        ({"a": True, "b": None}, UNKNOWN, "nobody says whether it is theirs: b"),
+        ({}, UNKNOWN, "theirs: a, b"),
+    ],
+)
+def test_passwords_that_volumes_keep(
+    takes: dict[str, bool | None], status: Status, words: str
+) -> None:
+    verdict = data.passwords([keeper("a"), keeper("b")], takes)
+    assert verdict.status is status
+    assert words in verdict.summary
+    assert ("on the host: docker exec x; then" in verdict.hint) is (status is CRITICAL)
+    assert "canary" not in repr(verdict)
 
 
 @pytest.mark.parametrize(

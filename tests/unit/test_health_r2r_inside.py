@@ -26,7 +26,7 @@ QUEUED = SIMPLE | {
         for name in ("postgres", "hatchet-postgres", "hatchet-engine", "rabbitmq")
     }
 }
-OF_THE_QUEUE = {"hatchet", "hatchet_password", "queue", "workers", "broker", "queues", "token"}
+OF_THE_QUEUE = {"hatchet", "queue", "workers", "broker", "queues", "token"}
 
 
 @pytest.mark.parametrize("module", PARTS)

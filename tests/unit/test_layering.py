@@ -30,7 +30,7 @@ ALLOWED: dict[str, set[str]] = {
     "deploy": {"errors", "settings", "render", "clients"},
     "developers": {"errors", "firstline", "settings", "render", "clients", "deploy"},
     "health": {"errors", "firstline", "settings", "render", "clients", "collections", "escrow"}
-    | {"developers"},
+    | {"deploy", "developers"},
     "demo": {"errors", "settings", "render", "clients", "deploy", "health", "sandbox"},
     "cli": {"errors", "settings", "render", "clients", "collections", "inventory", "sandbox"}
     | {"deploy", "health", "demo", "backup", "restore", "escrow", "migrate", "developers"},

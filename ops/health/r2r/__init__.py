@@ -14,6 +14,7 @@ from typing import Any
 from ops.clients import script
 from ops.clients.r2r import R2R, Login, Patience
 from ops.clients.ssh import Remote
+from ops.deploy.passwords import answers, keepers
 from ops.health.collect import PROJECT
 from ops.health.host import judged
 from ops.health.model import Verdict, ok
@@ -25,6 +26,7 @@ from ops.settings import Environment
 TUNNEL, MODELS, INSIDE, ADMIN = "ssh.tunnel", "ssh.litellm", "ssh.containers", "r2r.login"
 TUNNEL_SECONDS = 16.0  # longer than Remote.forward waits, so that it always ends by itself
 COLLECT_SECONDS = 16.0
+PASSWORD_SECONDS = 25.0  # RabbitMQ's own program starts slowly
 # one try: the doctor tells what is, and does not wait until it is well
 PATIENCE = Patience(attempts=1)
 
@@ -138,6 +140,10 @@ def _kept(environment: Environment, remote: Remote, asked: dict[str, Any]) -> li
     facts: Facts = {}
     embedding = environment.settings.r2r.embedding
 
+    def passwords() -> Verdict:
+        holders = list(keepers(environment))
+        return data.passwords(holders, answers(holders, remote))
+
     def look() -> Verdict:
         facts.update(ask_inside(remote, asked))
         return ok(f"asked from inside: {', '.join(facts['values']) or 'nobody answered'}")
@@ -146,10 +152,10 @@ def _kept(environment: Environment, remote: Remote, asked: dict[str, Any]) -> li
         return Check(name, lambda: judged(facts, judge, section), needs=INSIDE)
 
     checks = [
+        Check("services.passwords", passwords, seconds=PASSWORD_SECONDS, needs=LOGIN),
         Check(INSIDE, look, seconds=COLLECT_SECONDS, needs=LOGIN, lost="nobody was asked"),
         check("postgres.version", data.versions, "postgres"),
         check("postgres.connections", data.connections, "postgres"),
-        check("postgres.password", data.password("postgres", "r2r"), "password"),
         check("documents.status", data.documents, "documents"),
         check("documents.stuck", data.stuck, "documents"),
         check(
@@ -165,11 +171,6 @@ def _kept(environment: Environment, remote: Remote, asked: dict[str, Any]) -> li
             check("hatchet.queue", queues.queue, "queue"),
             check("hatchet.worker", queues.worker, "workers"),
             check("hatchet.token", lambda f: queues.token(f, datetime.now(UTC)), "token"),
-            check(
-                "hatchet.password",
-                data.password("hatchet-postgres", "hatchet"),
-                "hatchet_password",
-            ),
             check("rabbitmq.alarms", queues.alarms, "broker"),
             check("rabbitmq.backlog", queues.backlog, "queues"),
         ]

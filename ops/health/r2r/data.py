@@ -5,9 +5,10 @@ Pure: facts of ops/health/r2r/inside.py in, verdict out.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ops.deploy.passwords import Keeper
 from ops.health.model import Verdict, critical, measured, ok, unknown, warning
 
 Facts = Any  # one section of the collected facts, as JSON gave it
@@ -47,20 +48,26 @@ def connections(found: Facts) -> Verdict:
     )
 
 
-def password(service: str, name: str) -> Any:
-    """The judge of one Postgres: `service` is its container's, `name` its user and database."""
+def passwords(asked: Sequence[Keeper], takes: Mapping[str, bool | None]) -> Verdict:
+    """Whether each service takes its password of secrets.toml: it keeps that of its first start.
 
-    def judge(found: Facts) -> Verdict:
-        if found["taken"]:
-            return ok("takes the password of the inventory")
+    `takes`: by secret; one that is None or absent did not say.
+    """
+    refused = [each for each in asked if takes.get(each.secret) is False]
+    silent = [each.secret for each in asked if takes.get(each.secret) is None]
+    if refused:
+        first = refused[0]
+        more = f" (and {len(refused) - 1} more)" if len(refused) > 1 else ""
         return critical(
-            f"{service} refuses the password of secrets.toml: its volume keeps the one that it was"
-            " made with",
-            f"put that one back, or change it there: on the host, docker exec -it"
-            f" stackroom-{service}-1 psql -U {name} -d {name} -c '\\password' ({GUIDE})",
+            f"{first.secret} of secrets.toml is refused: {first.holds} keeps another one{more}",
+            f"put the old one back; or change it where it is kept, on the host: {first.change};"
+            " then stackroom -e {environment} deploy",
         )
-
-    return judge
+    if silent:
+        return unknown(
+            f"nobody says whether it is theirs: {', '.join(silent)}", "see containers.running"
+        )
+    return ok(f"the services take their {len(asked)} passwords of secrets.toml")
 
 
 def embedding(found: Facts, dimension: int, model: str) -> Verdict:

@@ -86,11 +86,6 @@ SELECT json_build_object('seconds',
   min(extract(epoch FROM (now() AT TIME ZONE 'utc') - "lastHeartbeatAt")))
 FROM "Worker" WHERE "deletedAt" IS NULL
 """
-# by an address that is not trusted, as R2R comes; what the container was told stays in it
-LOGIN = """
-PGPASSWORD="$POSTGRES_PASSWORD" PGCONNECT_TIMEOUT=5 exec psql -X -q -A -t \
-  -h "$(hostname -i | cut -d ' ' -f 1)" -U "$POSTGRES_USER" -d "$POSTGRES_DB" -c 'SELECT 1'
-"""
 
 
 def execute(container: str, *command: str, options: tuple[str, ...] = ()) -> str:
@@ -109,17 +104,6 @@ def sql(container: str, name: str, query: str) -> Any:
     return json.loads(
         execute(container, *psql, "-U", name, "-d", name, "-c", query, options=limits)
     )
-
-
-def password(container: str) -> dict[str, bool]:
-    """Whether Postgres takes the password that its container was told; it may keep another."""
-    try:
-        execute(container, "sh", "-c", LOGIN)
-    except RuntimeError as error:
-        if "password authentication failed" not in str(error):
-            raise
-        return {"taken": False}
-    return {"taken": True}
 
 
 def volumes(prefix: str) -> dict[str, int | None]:
@@ -191,7 +175,6 @@ def sections(question: dict[str, Any]) -> dict[str, Callable[[], Any]]:
     postgres, queue = containers["postgres"], containers.get("hatchet-postgres", "")
     found: dict[str, Callable[[], Any]] = {
         "postgres": lambda: sql(postgres, R2R, POSTGRES),
-        "password": lambda: password(postgres),
         "vectors": lambda: sql(postgres, R2R, VECTORS.format(schema=schema)),
         "documents": lambda: sql(postgres, R2R, DOCUMENTS.format(schema=schema, stuck=STUCK)),
         "volumes": lambda: volumes(question["volumes"]),
@@ -199,7 +182,6 @@ def sections(question: dict[str, Any]) -> dict[str, Callable[[], Any]]:
     if queue:
         found |= {
             "hatchet": lambda: engine(containers["hatchet-engine"]),
-            "hatchet_password": lambda: password(queue),
             "queue": lambda: sql(queue, HATCHET, QUEUE),
             "workers": lambda: sql(queue, HATCHET, WORKERS),
             "broker": lambda: broker(containers["rabbitmq"]),

@@ -49,7 +49,8 @@ def login(r2r: R2R, email: str) -> Verdict:
         return critical(
             f"R2R refuses {email} with admin_password of secrets.toml: the account keeps the"
             " password that it was made with, or got since",
-            f"put that one back into secrets.toml, or change it in R2R: {GUIDE}, Passwords",
+            f"put that one back into secrets.toml, or change it in R2R: see services.passwords and"
+            f" {GUIDE}",
         )
     return ok(f"lets {email} in")
 
