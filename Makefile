@@ -20,7 +20,7 @@ demo: tools ## a bare machine becomes a closed, running server, proven on the sc
 
 test: tools ## every test, in five lanes side by side
 	@$(BIN)/stackroom sandbox engine
-	@echo "five lanes, each shown when it ends: quick, services, faults, two throw-away machines"
+	@echo "five lanes, each shown when it ends: quick, services, faults and the R2R stack, two machines"
 	@$(MAKE) --no-print-directory --jobs=5 --output-sync=target \
 	  lane-sandbox lane-second lane-quick lane-services lane-faults
 
@@ -29,20 +29,21 @@ lane-quick: check
 	nice -n 5 $(BIN)/pytest --hypothesis-profile=ci tests/unit tests/render
 
 # the tests of R2R share one stack, so they share a lane
-R2R := tests/services/test_r2r_stack.py
+R2R := $(wildcard tests/services/test_*r2r*.py)
 
 lane-services:
-	nice -n 10 $(BIN)/pytest --hypothesis-profile=ci --ignore=$(R2R) tests/services
+	nice -n 10 $(BIN)/pytest --hypothesis-profile=ci $(addprefix --ignore=,$(R2R)) tests/services
 
 lane-faults:
 	nice -n 10 $(BIN)/pytest --hypothesis-profile=ci tests/contract $(R2R) tests/faults
+	STACKROOM_SANDBOX=r2r $(BIN)/pytest -s --durations=20 tests/sandbox/r2r
 
 # about half of the tests, by the time they take; whatever is not named here is the first's
 SECOND := $(patsubst %,tests/sandbox/test_%.py, \
   backup_offsite backup_on_host developers kits migrate rendered_files runtime)
 
 lane-sandbox:
-	$(BIN)/pytest --durations=20 $(addprefix --ignore=,$(SECOND)) tests/sandbox
+	$(BIN)/pytest --durations=20 $(addprefix --ignore=,$(SECOND) tests/sandbox/r2r) tests/sandbox
 
 lane-second:
 	STACKROOM_SANDBOX=second $(BIN)/pytest --durations=20 $(SECOND)

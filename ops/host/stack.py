@@ -22,6 +22,11 @@ from ops.render.stack import DATA_VOLUMES
 
 BUILD_DIR = "/var/lib/stackroom/build"
 ARCHIVE = "/var/lib/stackroom/images.tar"
+# what a deploy that was killed leaves: services that were to start anew, a trial
+INTERRUPTED = (
+    "ls /etc/stackroom/recreate 2>/dev/null; docker ps --all --quiet"
+    " --filter label=com.docker.compose.project=stackroom-trial 2>/dev/null || true"
+)
 
 
 @dataclass(frozen=True)
@@ -195,7 +200,7 @@ def converge(wanted: Stack) -> Commands:
     ids = _image_ids([service.image for service in wanted.services])
     off = [s.name for s in wanted.services if not _runs(s, containers.get(s.name), ids)]
     surplus = set(containers) - {service.name for service in wanted.services}
-    interrupted = host.get_fact(Lines, script="ls /etc/stackroom/recreate 2>/dev/null || true")
+    interrupted = host.get_fact(Lines, script=INTERRUPTED)
     if not (changed or off or surplus or interrupted):
         host.noop("every service runs as wanted")
         return

@@ -12,6 +12,7 @@ import pytest
 from hands import Attempt, deploy, holds, plan
 
 from ops import sandbox as room
+from ops.render.stack import carried_images
 from ops.sandbox.layout import NAME, OWNED
 from ops.sandbox.visit import Watch, watching
 from ops.settings import Environment, load_environment
@@ -71,9 +72,7 @@ def environment(sandbox: room.Sandbox) -> Environment:
 @pytest.fixture(scope="session")
 def archive(environment: Environment) -> Path:
     """The stack's images, as a machine without a registry gets them."""
-    settings = environment.settings
-    pinned = [f"qdrant/qdrant:{settings.qdrant.version}", f"caddy:{settings.edge.version}"]
-    made = room.image_archive(pinned, print)
+    made = room.image_archive(carried_images(environment.settings), print)
     print(f"images of the stack: {room.image_kinds()}")
     assert made
     return made
