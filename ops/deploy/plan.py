@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ops.clients.ssh import Remote
+from ops.deploy.embeddings import refuse_other_vectors
 from ops.deploy.passwords import refuse_changed
 from ops.deploy.pyinfra import Part, failure, run_pyinfra
 from ops.errors import DeployError
@@ -44,8 +45,8 @@ def make_plan(
 ) -> Plan:
     """Compare the machine with the inventory, or just who gets in (`part` "people").
 
-    Raises UnreachableError without a login, DeployError where preflight or a template fails, or a
-    service there keeps another password than the inventory's.
+    Raises UnreachableError without a login, DeployError where preflight or a template fails, a
+    service there keeps another password than the inventory's, or vectors are another model's.
     """
     options = ["--dry", "--json", *(["--diff"] if diff else [])]
     data = {"force_lockout": "1"} if force_lockout else {}
@@ -58,6 +59,7 @@ def make_plan(
         raise DeployError("pyinfra printed no plan", finished.log[-500:]) from None
     if part == "all":
         refuse_changed(environment, Remote(environment))
+        refuse_other_vectors(environment, Remote(environment))
     changes = tuple(step["name"] for step in steps if step["hosts_with_change"])
     return Plan(changes, len(steps) - len(changes), _only_diffs(finished.log) if diff else "")
 

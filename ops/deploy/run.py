@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ops.clients.ssh import Remote
 from ops.deploy.apply import apply
+from ops.deploy.embeddings import refuse_other_vectors
 from ops.deploy.lock import hold_lock
 from ops.deploy.passwords import refuse_changed
 from ops.deploy.pyinfra import Part
@@ -40,6 +41,7 @@ def carry_out(
     with hold_lock(remote, doing):
         if part == "all":
             refuse_changed(environment, remote)
+            refuse_other_vectors(environment, remote)
         first()
         changes = apply(
             environment, part=part, images=images, force_lockout=force_lockout, on_step=on_step

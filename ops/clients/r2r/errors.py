@@ -123,6 +123,16 @@ HINTS = {
     500: "docker logs --tail 50 stackroom-r2r-1",
 }
 
+# R2R passes on what it was told, in words that name nothing a person could look at
+WORDS = {
+    # LiteLLM without a database, to a key that is not its own
+    "no_db_connection": "LiteLLM does not take R2R's key: deploy both with the litellm_master_key"
+    " of secrets.toml",
+    # whatever ends the reading of an upload; with a good client that is a full disk
+    "error parsing the body": "R2R has no room for this upload now: send fewer large files at once,"
+    " or take a larger r2r.profile",
+}
+
 
 def refusal(answer: httpx.Response, what: str, hidden: tuple[str, ...] = ()) -> RefusedError:
     """The error for an answer that was read and is no success. What is `hidden` is not told."""
@@ -130,6 +140,7 @@ def refusal(answer: httpx.Response, what: str, hidden: tuple[str, ...] = ()) -> 
     kind = KINDS.get(status, FailedError if status >= 500 else RefusedError)
     reason = without(reason_of(answer), hidden)
     hint = HINTS.get(status, HINTS[500] if status >= 500 else "")
+    hint = next((known for word, known in WORDS.items() if word in reason), hint)
     error = kind(f"R2R refused {what} ({status}): {reason}", hint, status=status)
     if isinstance(error, LimitedError | BusyError):
         error.after = _after(answer)
