@@ -20,23 +20,26 @@ def test_the_engine() -> None:
 
 
 @pytest.mark.parametrize(
-    ("waiting", "seconds", "status", "words"),
+    ("waiting", "seconds", "done", "status", "words"),
     [
-        (0, 0, OK, "nothing waits"),
-        (900, 40, OK, "900 wait, the first for 40 s"),
-        (1, 899, OK, "15 min"),
-        (1, 900, WARNING, "15 min"),
-        (3, 3600, CRITICAL, "3 wait, the first for 60 min"),
-        (3, 90_000, CRITICAL, "25.0 h"),
-        (3, 900_000, CRITICAL, "10 days"),
+        (0, 0, 0, OK, "nothing waits; 0 done in 15 minutes"),
+        (900, 40, 0, OK, "900 wait, the first for 40 s"),
+        (1, 899, 0, OK, "15 min"),
+        (1, 900, 0, WARNING, "15 min"),
+        (3, 3600, 0, CRITICAL, "3 wait, the first for 60 min"),
+        (3, 90_000, 0, CRITICAL, "25.0 h"),
+        (900, 3599, 7, OK, "the first for 60 min; 7 done"),
+        (900, 3600, 7, WARNING, "7 done in 15 minutes"),
+        (900, 900_000, 1, WARNING, "10 days"),
     ],
 )
-def test_the_queue_is_judged_by_its_age(
-    waiting: int, seconds: float, status: Status, words: str
+def test_the_queue_is_judged_by_its_age_and_by_whether_it_moves(
+    waiting: int, seconds: float, done: int, status: Status, words: str
 ) -> None:
-    verdict = queues.queue({"waiting": waiting, "seconds": seconds})
+    verdict = queues.queue({"waiting": waiting, "seconds": seconds, "done": done})
     assert verdict.status is status
     assert words in verdict.summary
+    assert bool(verdict.hint) is bool(status)
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,9 @@ WITH waiting AS (
   SELECT "StepRun"."createdAt" FROM "QueueItem" JOIN "StepRun" ON "StepRun".id = "stepRunId"
   WHERE "isQueued")
 SELECT json_build_object('waiting', count(*), 'seconds',
-  coalesce(max(extract(epoch FROM (now() AT TIME ZONE 'utc') - since)), 0))
+  coalesce(max(extract(epoch FROM (now() AT TIME ZONE 'utc') - since)), 0),
+  'done', (SELECT count(*) FROM "WorkflowRun"
+    WHERE "finishedAt" > (now() AT TIME ZONE 'utc') - interval '15 minutes'))
 FROM waiting
 """
 WORKERS = """

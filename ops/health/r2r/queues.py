@@ -6,9 +6,10 @@ Pure: facts of ops/health/r2r/inside.py in, verdict out.
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from math import inf
 from typing import Any
 
-from ops.health.model import Verdict, critical, measured, ok, unknown, warning
+from ops.health.model import Status, Verdict, critical, measured, ok, unknown, warning
 
 Facts = Any  # one section of the collected facts, as JSON gave it
 
@@ -35,16 +36,23 @@ def ready(found: Facts) -> Verdict:
 
 
 def queue(found: Facts) -> Verdict:
-    """How long the first in the queue has waited: a long queue that moves is no fault."""
-    waiting, seconds = found["waiting"], found["seconds"]
-    if not waiting:
-        return measured("nothing waits", 0.0, OLD, TOO_OLD, "")
+    """How long the first in the queue has waited. One that moves may be long: no more is wrong
+    than that there is much to do; `done` is what was finished in the last 15 minutes."""
+    waiting, seconds, done = found["waiting"], found["seconds"], found["done"]
+    told = f"{waiting} wait, the first for {_span(seconds)}" if waiting else "nothing waits"
+    moves = f"{told}; {done} done in 15 minutes"
+    # a document may take R2R an hour, and hold up others for so long
+    warn, crit = (TOO_OLD, inf) if done else (OLD, TOO_OLD)
+    status = (
+        Status.CRITICAL if seconds >= crit else Status.WARNING if seconds >= warn else Status.OK
+    )
     return measured(
-        f"{waiting} wait, the first for {_span(seconds)}",
+        moves,
         seconds,
         OLD,
         TOO_OLD,
         "a large upload, or R2R does not work: see hatchet.worker and host.load",
+        status,
     )
 
 

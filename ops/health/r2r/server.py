@@ -101,7 +101,7 @@ def transaction(r2r: R2R) -> Verdict:
             metadata={"stackroom": "canary"},
             timeout=INGEST_SECONDS,
         )
-        found = _ingested(r2r, document)
+        found = _ingested(r2r, document, started + INGEST_SECONDS)
         if found is not None and found.ingestion_status is Ingestion.SUCCESS:
             wanted = SearchSettings(filters={"document_id": {"$eq": str(document)}}, limit=1)
             hits = r2r.retrieval.search(mark, wanted).chunks
@@ -154,12 +154,11 @@ def _clean(r2r: R2R, place: Collection, now: datetime) -> int:
     return len(old)
 
 
-def _ingested(r2r: R2R, document: uuid.UUID) -> Document | None:
-    """The document once it is ingested or failed, or as it is when the time is over.
+def _ingested(r2r: R2R, document: uuid.UUID, end: float) -> Document | None:
+    """The document once it is ingested or failed, or as it is at `end`, by the monotonic clock.
 
     None where its turn did not come: with Hatchet R2R knows of it only when it is worked on.
     """
-    end = time.monotonic() + INGEST_SECONDS
     while True:
         found = None
         with contextlib.suppress(AbsentError):
