@@ -6,9 +6,12 @@ Which stack runs is asked here and in ops/health/edge.py; no other check of the 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
+
+from pydantic import BaseModel, SecretStr
 
 from ops.clients.ssh import Remote
 from ops.errors import SettingsError
@@ -20,6 +23,9 @@ from ops.health.qdrant import qdrant_checks
 from ops.health.r2r import r2r_checks
 from ops.health.runner import TOTAL_SECONDS, Check, run_checks, select
 from ops.settings import Environment
+
+HIDDEN = "[hidden]"
+SHORTEST = 8  # characters of a secret that is looked for
 
 
 def examine(
@@ -47,9 +53,9 @@ def examine(
     with contextlib.ExitStack() as stack:
         checks = select(catalogue(environment, remote, stack, paid=paid), only, skip)
         results = run_checks(checks, total=deadline)
-    return Report(
-        environment.name, started, tuple(_named(result, environment.name) for result in results)
-    )
+    secrets = sorted(_values(environment.settings.secrets), key=len, reverse=True)
+    told = tuple(_told(result, environment.name, secrets) for result in results)
+    return Report(environment.name, started, told)
 
 
 def catalogue(
@@ -68,7 +74,24 @@ def catalogue(
     ]
 
 
-def _named(result: Result, environment: str) -> Result:
-    """Hints are written for any environment; the reader's has a name."""
-    hint = result.verdict.hint.replace("{environment}", environment)
-    return replace(result, verdict=replace(result.verdict, hint=hint))
+def _told(result: Result, environment: str, secrets: Sequence[str]) -> Result:
+    """Hints are written for any environment; the reader's has a name. What a service says of its
+    troubles may quote a key that it was sent: the record has none."""
+    verdict = result.verdict
+    summary, hint = verdict.summary, verdict.hint.replace("{environment}", environment)
+    for secret in secrets:
+        summary, hint = summary.replace(secret, HIDDEN), hint.replace(secret, HIDDEN)
+    return replace(result, verdict=replace(verdict, summary=summary, hint=hint))
+
+
+def _values(found: Any) -> set[str]:
+    """Every secret in settings, lists and tables, but for what is as short as a word."""
+    if isinstance(found, SecretStr):
+        return {found.get_secret_value()} if len(found) >= SHORTEST else set()
+    if isinstance(found, BaseModel):
+        found = {name: getattr(found, name) for name in type(found).model_fields}
+    if isinstance(found, Mapping):
+        found = found.values()
+    elif not isinstance(found, list):
+        return set()
+    return {value for each in found for value in _values(each)}

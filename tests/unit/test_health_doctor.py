@@ -14,9 +14,11 @@ from settings_lab import R2R_PASSWORDS, SECRETS, settings_with
 
 from ops.clients.ssh import Completed, Remote
 from ops.errors import ServiceError, SettingsError
-from ops.health import Report, Status, examine
+from ops.health import Report, Status, doctor, examine
 from ops.health.doctor import catalogue
 from ops.health.host import collect
+from ops.health.model import critical
+from ops.health.runner import Check
 from ops.settings import Environment, Machine, load_environment
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f anna"
@@ -198,6 +200,18 @@ def test_an_api_that_answers_from_outside_is_critical_and_the_hint_can_be_pasted
 def test_a_check_that_does_not_exist_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="no check is called 'hots'"):
         examine(environment(tmp_path, 22), only=["hots"])
+
+
+def test_what_quotes_a_secret_is_told_without_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab = of_r2r(tmp_path, "simple")
+    key = R2R_PASSWORDS["litellm_master_key"]
+    quoting = Check("r2r.transaction", lambda: critical(f"wrong key {key}", f"was it {key}?"))
+    monkeypatch.setattr(doctor, "catalogue", lambda *_, **__: [quoting])
+    (check,) = doctor.examine(lab).checks
+    assert check.verdict.summary == "wrong key [hidden]"
+    assert check.verdict.hint == "was it [hidden]?"
 
 
 def test_a_stack_without_models_has_none_to_call(tmp_path: Path) -> None:
