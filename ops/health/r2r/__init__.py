@@ -94,16 +94,16 @@ def _served(environment: Environment, remote: Remote, stack: contextlib.ExitStac
 
     return [
         Check(TUNNEL, tunnel, seconds=TUNNEL_SECONDS, needs=LOGIN, lost="no SSH tunnel"),
-        Check("r2r.ready", lambda: server.ready(base[0]), seconds=8, needs=TUNNEL),
-        Check("r2r.closed", lambda: server.closed(base[0]), seconds=12, needs=TUNNEL),
+        Check("r2r.ready", lambda: server.ready(base[0]), seconds=10, needs=TUNNEL),
+        Check("r2r.closed", lambda: server.closed(base[0]), seconds=18, needs=TUNNEL),
         Check(
             ADMIN,
             lambda: server.login(held[0], email),
-            seconds=10,
+            seconds=12,
             needs=TUNNEL,
             lost="no login in R2R",
         ),
-        Check("r2r.status", lambda: server.status(held[0], email), seconds=8, needs=ADMIN),
+        Check("r2r.status", lambda: server.status(held[0], email), seconds=10, needs=ADMIN),
         Check("r2r.transaction", lambda: server.transaction(held[0]), seconds=20, needs=ADMIN),
     ]
 
