@@ -12,7 +12,7 @@ from uuid import UUID
 
 from pydantic import SecretStr
 
-from ops.clients.edge import edge_ca, fingerprint
+from ops.clients.edge import edge_ca
 from ops.clients.r2r import R2R, Login
 from ops.clients.ssh import Remote
 from ops.errors import ServiceError
@@ -49,20 +49,26 @@ class Reader:
 def ingest_and_ask(environment: Environment, say: Say) -> None:
     """Through the edge, over TLS. Raises ServiceError for the first thing that is not so."""
     with contextlib.ExitStack() as opened:
-        connect = opened.enter_context(_edge(environment, say))
+        connect = opened.enter_context(_edge(environment))
         admin = opened.enter_context(connect(_administrator(environment)))
-        _forget_earlier(admin)
+        _forget(admin)
         readers = [_reader(admin, connect, opened, name, say) for name in SHELVES]
         for reader, other in zip(readers, reversed(readers), strict=True):
             _search(reader, other, say)
         _stream(readers[0], say)
 
 
+def take_leave(environment: Environment, say: Say) -> None:
+    """The demo's people are in no inventory: to the doctor they would be strangers."""
+    with _edge(environment) as connect, connect(_administrator(environment)) as admin:
+        _forget(admin)
+    say("anna and ben leave, and their documents with them")
+
+
 @contextlib.contextmanager
-def _edge(environment: Environment, say: Say) -> Iterator[Callable[[Login], R2R]]:
+def _edge(environment: Environment) -> Iterator[Callable[[Login], R2R]]:
     """What opens a client of R2R at the edge, trusting the edge's own CA and no other."""
     pem = edge_ca(Remote(environment))
-    say(f"the edge's own CA, SHA-256 {fingerprint(pem)[:23]}...")
     url = f"https://{environment.edge_name()}:{environment.settings.edge.port}"
     with tempfile.TemporaryDirectory(prefix="stackroom-") as folder:
         ca = Path(folder, "ca.pem")
@@ -83,8 +89,8 @@ def _shelf(name: str) -> str:
     return f"{name}s shelf"
 
 
-def _forget_earlier(admin: R2R) -> None:
-    """An earlier demo's people, with what they brought."""
+def _forget(admin: R2R) -> None:
+    """The demo's people, with what they brought; also those of a demo that broke off."""
     addresses = {_address(name) for name in SHELVES}
     earlier = {user.id for user in admin.users.every() if user.email in addresses}
     for document in list(admin.documents.every()):

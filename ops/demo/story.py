@@ -16,7 +16,7 @@ from rich.console import Console
 from ops import deploy as deploying
 from ops.clients.ssh import Remote
 from ops.demo.qdrant import load_and_search
-from ops.demo.r2r import ingest_and_ask
+from ops.demo.r2r import ingest_and_ask, take_leave
 from ops.errors import ServiceError
 from ops.health import Status, examine, show
 from ops.render.stack import carried_images
@@ -48,6 +48,8 @@ def run(console: Console) -> None:
         _check_ports(allowed, {22, *environment.settings.edge_ports()}, "a developer", say)
     console.rule("4  a backup, and its proof")
     _back_up(environment, say)
+    if environment.settings.stack == "r2r":
+        take_leave(environment, say)
     console.rule("5  a machine nobody listed")
     with client("denied") as denied:
         _check_ports(denied, set(), "a stranger", say)
