@@ -46,6 +46,9 @@ from ops.settings.host import (
 
 __all__ = ["confirm", "restore_stack", "undo"]
 
+# R2R keeps them among its data
+_ACCOUNTS = "those of the backup: who was removed since is back until `stackroom -e {} deploy`"
+
 
 def restore_stack(
     config: HostConfig,
@@ -160,6 +163,8 @@ def _work(job: Job, chosen: Chosen, *, replace: bool, named: bool) -> Record:
             "kept": [str(found.old) for found in journal.places],
         },
     )
+    if job.config.stack == "r2r":
+        note(job, {"accounts": _ACCOUNTS.format(job.config.environment)})
     return job.record.model_copy(
         update={
             "outcome": "warning" if told else "ok",

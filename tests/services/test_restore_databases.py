@@ -91,6 +91,7 @@ def test_a_new_machine_takes_the_backup_without_replace(stack: DatabaseStack) ->
     record = restore_stack(stack.config, stack.credentials)
     assert record.details["safety"].startswith("none: there was nothing to lose")
     assert stack.data() == good and stack.writes()
+    assert f"`stackroom -e {stack.name} deploy`" in record.details["accounts"]
     confirm(stack.config)
 
 
