@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 
-from ops.cli import removal
+from ops.cli import removal, rotation
 from ops.cli import server_key as server_key_verb
 from ops.cli.common import Json, Yes, new_app, out, print_json
 from ops.cli.people import agreed, apply, kit_for, pasted, remind
@@ -22,10 +22,9 @@ from ops.cli.place import environment_of
 from ops.clients.ssh import Remote
 from ops.developers import change as changing
 from ops.developers import inputs, roster, show
+from ops.developers.accounts import accounts_of
 from ops.developers.audit import audit as audit_of
-from ops.developers.change import Draft
 from ops.developers.kit import write_kit
-from ops.developers.proof import prove_refused
 from ops.developers.reality import look
 from ops.developers.tokens import new_token_id
 from ops.errors import SettingsError
@@ -71,7 +70,7 @@ def add(
     dry_run: DryRun = False,
     yes: Yes = False,
 ) -> None:
-    """Let somebody in: their addresses, SSH tunnels, a token; and write the kit for them.
+    """Let somebody in: addresses, SSH tunnels, a token or R2R account; and write the kit for them.
 
     Nothing else of the host is touched. Undo: stackroom -e ENV developer remove NAME.
     """
@@ -98,7 +97,8 @@ def add(
     write_kit(kit, folder)
     out.print(f"added: {name} is in, and the kit is in {folder}", markup=False)
     if not named:
-        out.print("no token: nobody named --collections for it")
+        noun = accounts_of(environment.settings).noun
+        out.print(f"no {noun}: nobody named --collections for it")
     out.print("hand the folder over by a way that only they can read, then remove it here")
     remind(draft.after)
 
@@ -112,7 +112,7 @@ def list_(context: typer.Context, json_output: Json = False) -> None:
         return print_json({"schema_version": 1, "developers": people})
     if not settings.developers:
         return out.print("nobody yet: stackroom -e <env> developer add --help")
-    return out.print(listed(settings.developers), soft_wrap=False)
+    return out.print(listed(settings), soft_wrap=False)
 
 
 @app.command("show")
@@ -127,17 +127,18 @@ def show_(context: typer.Context, name: Name, json_output: Json = False) -> None
     if json_output:
         about = {"schema_version": 1, "name": name, **document(one)}
         return print_json(about | {"rows": rows, "differences": differences})
+    wide = max(10, len(accounts_of(environment.settings).noun))
     for label, value in {
         "addresses": ", ".join(short(each) for each in one.addresses),
         "keys": ", ".join(key_name(each) for each in one.keys) or "none",
         "may": may(environment, one),
         "until": until(one),
-        "token": token_state(one),
+        accounts_of(environment.settings).noun: token_state(one),
         "last seen": str(rows[0]["last_seen"] or "") if rows else "?",
     }.items():
-        out.print(f"{label:10} {value}", markup=False)
+        out.print(f"{label:{wide}} {value}", markup=False)
     for each in differences:
-        out.print(f"{'on the host':10} {each['text']}", markup=False)
+        out.print(f"{'on the host':{wide}} {each['text']}", markup=False)
     if not differences:
         out.print("on the host as the file says" if not found.unknown else "not all could be read")
     return None
@@ -205,10 +206,18 @@ def rotate(
     """A new token, or a new key of the server. The old one works on until --finish.
 
     Without an outage: rotate, hand the new kit over, then the same with --finish. A token that
-    leaked dies at once with --now.
+    leaked dies at once with --now. Of an R2R account, password, tokens and API keys always end at
+    once.
     """
     environment = environment_of(context)
+    accounts = accounts_of(environment.settings)
     if server_key:
+        if not accounts.two_at_once:
+            raise SettingsError(
+                "--server-key is about Qdrant's API key, and this stack is R2R: nobody shares a key"
+                " with it, each developer has a password of their own; nothing was changed",
+                f"stackroom -e {environment.name} developer rotate <name>, for each of them",
+            )
         if name or now:
             raise SettingsError("--server-key is about everybody: without a name, and not --now")
         return server_key_verb.rotate(environment, finish=finish, to=to, dry_run=dry_run, yes=yes)
@@ -218,75 +227,9 @@ def rotate(
         raise SettingsError("--finish ends the old token, --now makes a new one: one of them")
     one = _developer(environment, name)
     if finish:
-        return _finish(environment, name, one, dry_run=dry_run, yes=yes)
-    return _rotate(environment, name, one, now=now, to=to, dry_run=dry_run, yes=yes)
-
-
-def _rotate(
-    environment: Environment,
-    name: str,
-    one: Developer,
-    *,
-    now: bool,
-    to: Path | None,
-    dry_run: bool,
-    yes: bool,
-) -> None:
-    if not one.collections:
-        raise SettingsError(
-            f"{name} has no collections, and a token is for collections",
-            "name them in developers.toml (collections and expires)",
-        )
-    if one.retiring and not now:
-        raise SettingsError(
-            f"a token of {name} is retiring already",
-            f"stackroom -e {environment.name} developer rotate {name} --finish",
-        )
-    fields = {"token": new_token_id(), "retiring": "" if now else one.token}
-    draft = changing.draft(environment, name, lambda text: roster.change(text, name, **fields))
-    kit, folder = kit_for(draft.after, name, to)
-    question = f"Revoke the token of {name} now?" if now else f"A second token for {name}?"
-    if not agreed(draft, question, dry_run=dry_run, yes=yes):
-        return
-    apply(draft, "rotate", *(["--now"] if now else []), name)
-    write_kit(kit, folder)
-    out.print(f"rotated: the kit with the new token is in {folder}", markup=False)
-    ended = [each for each in (one.token, one.retiring) if each] if now else []
-    if not now and one.token:
-        out.print(
-            "the old token works until: "
-            f"stackroom -e {environment.name} developer rotate {name} --finish",
-            markup=False,
-        )
-    remind(draft.after)
-    _prove_refused(draft, ended)
-
-
-def _finish(
-    environment: Environment, name: str, one: Developer, *, dry_run: bool, yes: bool
-) -> None:
-    if not one.retiring:
-        out.print(f"no token of {name} is retiring: nothing to finish", markup=False)
-        return
-    draft = changing.draft(environment, name, lambda text: roster.change(text, name, retiring=""))
-    if not agreed(draft, f"End the old token of {name}?", dry_run=dry_run, yes=yes):
-        return
-    apply(draft, "rotate", name, "--finish")
-    out.print(f"finished: of {name} the newest token is left", markup=False)
-    remind(draft.after)
-    _prove_refused(draft, [one.retiring])
-
-
-def _prove_refused(draft: Draft, ids: list[str]) -> None:
-    """Show ended tokens to Qdrant. Exit code 2 where one is not known to be refused."""
-    if not ids:
-        return
-    probes = prove_refused(draft.after, draft.name, ids, Remote(draft.after))
-    for probe in probes:
-        mark = "ok" if probe.ok else "NOT OK"
-        out.print(f"  {mark:7} {probe.what}: {probe.answer}", markup=False)
-    if not all(probe.ok for probe in probes):
-        raise typer.Exit(NOT_PROVEN)
+        return rotation.finish(environment, name, one, dry_run=dry_run, yes=yes)
+    now = now or not accounts.two_at_once
+    return rotation.rotate(environment, name, one, now=now, to=to, dry_run=dry_run, yes=yes)
 
 
 @app.command()
@@ -306,14 +249,14 @@ def kit(
     name: Name,
     to: To = None,
     print_: Annotated[
-        bool, typer.Option("--print", help="Print it, token and all, and write nothing.")
+        bool, typer.Option("--print", help="Print it, secret and all, and write nothing.")
     ] = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Write the kit anew, with the live token; or print it as one page to paste."""
+    """Write the kit anew, with what works now; or print it as one page to paste."""
     environment = environment_of(context)
     _developer(environment, name)
-    made, folder = kit_for(environment, name, to, check=not print_)
+    made, folder = kit_for(environment, name, to, check=not print_, present=True)
     if dry_run:
         where = "on this page" if print_ else f"in {folder}"
         return out.print(f"would be {where}: {', '.join(made.files)}", markup=False)
@@ -356,6 +299,8 @@ def _typed(**fields: Any) -> Developer:
 
 def _collections(environment: Environment, text: str) -> list[str]:
     if text == ALL:
+        if environment.settings.stack == "r2r":
+            raise SettingsError("--collections all: R2R's are not in the file; name them")
         return list(environment.settings.collections)
     return list(dict.fromkeys(each.strip() for each in text.split(",") if each.strip()))
 

@@ -6,7 +6,7 @@ What is about the host's data runs on the host: `ops/cli/place.py` relays it ove
 from __future__ import annotations
 
 import getpass
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -21,7 +21,7 @@ from ops.cli.later import later
 from ops.cli.place import Elsewhere, environment_of
 from ops.clients.edge import edge_ca, fingerprint
 from ops.clients.ssh import Remote
-from ops.errors import SettingsError
+from ops.errors import SettingsError, StackroomError
 from ops.render.stack import pinned_images
 from ops.settings import Environment, check_host_address
 
@@ -105,12 +105,27 @@ def plan(
 ) -> None:
     """Show what a deploy would change. Exit code 0: nothing, 2: something, 1 and up: an error."""
     environment = environment_of(context)
-    made = deploying.make_plan(environment, diff=diff)
+    made = _planned(environment, diff=diff)
     if json_output:
         print_json(made.to_json())
     else:
         _show_plan(environment, made)
     raise typer.Exit(0 if made.is_clean else DRIFT)
+
+
+def _planned(
+    environment: Environment, *, diff: bool = False, force_lockout: bool = False
+) -> deploying.Plan:
+    """What a deploy would change, in the stack's own accounts of people, too."""
+    from ops.developers.accounts import accounts_of
+
+    made = deploying.make_plan(environment, diff=diff, force_lockout=force_lockout)
+    try:
+        accounts = accounts_of(environment.settings).pending(environment, Remote(environment))
+    except StackroomError as error:  # it may not be there yet, and the deploy makes it run
+        err.print(f"the accounts of people are looked at later: {error.message}", markup=False)
+        accounts = []
+    return replace(made, changes=(*made.changes, *accounts))
 
 
 @app.command()
@@ -132,7 +147,7 @@ def deploy(
     from ops.health import Status, examine, show
 
     environment = environment_of(context)
-    made = deploying.make_plan(environment, force_lockout=force_lockout)
+    made = _planned(environment, force_lockout=force_lockout)
     _show_plan(environment, made)
     if not made.is_clean:
         sure(f"Change {environment.machine.address}?", yes=yes)
@@ -144,6 +159,9 @@ def deploy(
 
 
 def _apply(environment: Environment, images: Path | None, force_lockout: bool) -> None:
+    from ops.developers.accounts import accounts_of
+
+    accounts = accounts_of(environment.settings)
     with err.status("connecting") as status:
 
         def on_step(name: str, result: str) -> None:
@@ -156,6 +174,7 @@ def _apply(environment: Environment, images: Path | None, force_lockout: bool) -
             f"stackroom -e {environment.name} deploy",
             images=images,
             force_lockout=force_lockout,
+            last=lambda: accounts.settle(environment, Remote(environment), on_step),
             on_step=on_step,
         )
     out.print(f"deployed: {len(changes)} steps changed {environment.machine.address}")

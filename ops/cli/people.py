@@ -11,51 +11,42 @@ from ops.cli.common import err, out, sure
 from ops.clients.edge import edge_ca
 from ops.clients.ssh import Remote
 from ops.developers import change as changing
-from ops.developers import rotation
+from ops.developers.accounts import accounts_of
 from ops.developers.change import Draft
 from ops.developers.kit import Kit, check_folder, make_kit, unserved
 from ops.developers.reality import look
-from ops.developers.tokens import mint
-from ops.errors import SettingsError
 from ops.settings import Environment
-from ops.settings.explain import SECRETS_FILE
 from ops.settings.model import EdgeMode
 
 
 def kit_for(
-    environment: Environment, name: str, to: Path | None, *, check: bool = True
+    environment: Environment,
+    name: str,
+    to: Path | None,
+    *,
+    check: bool = True,
+    present: bool = False,
 ) -> tuple[Kit, Path]:
-    """A kit, and the folder for it, which may be written.
+    """A kit, and the folder for it, which may be written. `present`: its secret works already.
 
-    Raises SettingsError, also for a key that Qdrant no longer takes, ServiceError, and
+    Raises SettingsError, also for a secret that the stack would refuse, ServiceError, and
     UnreachableError.
     """
-    one = environment.settings.developers[name]
-    if one.collections:
-        _refuse_a_dead_key(environment)
+    one, accounts = environment.settings.developers[name], accounts_of(environment.settings)
+    secret = accounts.secret(environment.settings, name) if one.collections else None
+    if secret is not None:
+        accounts.ready(environment, name, Remote(environment), present=present)
     made = make_kit(
         environment,
         name,
         ca_pem=ca_of(environment),
         host_keys=host_keys(environment),
-        token=mint(environment.settings, name) if one.collections else None,
+        secret=secret,
     )
     folder = to or Path(f"stackroom-{environment.name}-{name}")
     if check:
         check_folder(made, folder)
     return made, folder
-
-
-def _refuse_a_dead_key(environment: Environment) -> None:
-    """What a key that was rotated away signs is dead before it is handed over."""
-    secrets = environment.settings.secrets
-    if not rotation.takes(Remote(environment), secrets.newest_qdrant_key()):
-        raise SettingsError(
-            f"Qdrant refuses the key of {environment.folder / SECRETS_FILE} that would sign the"
-            " token: somebody has rotated it since; nothing was changed",
-            "bring in the secrets.toml of whoever did it last; or, where a rotation was begun"
-            f" here, stackroom -e {environment.name} developer rotate --server-key",
-        )
 
 
 def ca_of(environment: Environment) -> str:

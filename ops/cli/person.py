@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
-from ops.settings import Developer, Environment
+from ops.developers.accounts import accounts_of
+from ops.settings import Developer, Environment, Settings
 from ops.settings.addresses import short
-from ops.settings.rights import reachable_names
 
 NEAR = timedelta(days=14)
 
 
-def listed(developers: Mapping[str, Developer]) -> Table:
+def listed(settings: Settings) -> Table:
     """A row for each person."""
-    columns = ("who", "addresses", "keys", "access", "collections", "until", "token")
+    noun = accounts_of(settings).noun
+    columns = ("who", "addresses", "keys", "access", "collections", "until", noun)
     table = Table(*columns, box=None, pad_edge=False)
-    for name, one in developers.items():
+    for name, one in settings.developers.items():
         cells = (
             name,
             ", ".join(short(each) for each in one.addresses),
             str(len(one.keys)),
-            one.access if one.collections else "",
+            one.access if one.collections and settings.stack == "qdrant" else "",
             ", ".join(one.collections),
             until(one),
             token_state(one),
@@ -63,9 +63,10 @@ def token_state(one: Developer) -> str:
 
 
 def may(environment: Environment, one: Developer) -> str:
+    accounts = accounts_of(environment.settings)
     if not one.collections:
-        return "reach the edge and the tunnels; no token"
-    return f"{one.access} {', '.join(reachable_names(environment.settings, one.collections))}"
+        return f"reach the edge and the tunnels; no {accounts.noun}"
+    return accounts.may(environment.settings, one)
 
 
 def key_name(key: str) -> str:

@@ -12,6 +12,7 @@ from ops.cli.people import agreed, apply, remind
 from ops.clients.ssh import Remote
 from ops.developers import change as changing
 from ops.developers import inputs, roster, show, traces
+from ops.developers.accounts import accounts_of
 from ops.developers.change import Draft
 from ops.developers.proof import prove_gone
 from ops.developers.reality import look
@@ -32,12 +33,14 @@ def remove(environment: Environment, name: str, *, dry_run: bool, yes: bool) -> 
 def _sweep(environment: Environment, name: str, *, dry_run: bool, yes: bool) -> bool:
     """An earlier removal failed half way, or somebody took the line out by hand."""
     reality = look(environment, Remote(environment))
-    found, unread = traces.of_name(reality, name), traces.unread(reality)
+    settings = environment.settings
+    found = traces.of_name(settings, reality, name)
+    unread = traces.unread(settings, reality)
     if not found and not unread:
         listed = ", ".join(environment.settings.developers) or "nobody"
         raise SettingsError(
             f"there is no developer {name!r} (listed: {listed}), and the host has no account, no"
-            " key and no token of that name: nothing was changed",
+            f" key and no {accounts_of(settings).noun} of that name: nothing was changed",
             f"stackroom -e {environment.name} developer audit, for what goes by no name",
         )
     found += [f"{part} of {name}, unseen: {reason}" for part, reason in unread.items()]

@@ -72,7 +72,7 @@ def _kits(phase: Phase) -> list[Kit]:
     ca, keys = ca_of(environment), host_keys(environment)
     return [
         make_kit(
-            environment, name, ca_pem=ca, host_keys=keys, token=mint(environment.settings, name)
+            environment, name, ca_pem=ca, host_keys=keys, secret=mint(environment.settings, name)
         )
         for name in phase.holders()
     ]

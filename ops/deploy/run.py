@@ -29,12 +29,14 @@ def carry_out(
     images: Path | None = None,
     force_lockout: bool = False,
     first: Callable[[], None] = lambda: None,
+    last: Callable[[], list[str]] = list,
     on_step: Callable[[str, str], None],
 ) -> list[str]:
     """Apply the inventory to the machine; returns the steps that changed something.
 
     `doing` is what the lock shows to others, and the record. `first` runs under the lock before
-    anything is changed: what it raises ends it there. Raises LockedError, UnreachableError,
+    anything is changed: what it raises ends it there. `last` does what is left when the machine is
+    as it should be, and tells what it changed. Raises LockedError, UnreachableError,
     DeployError.
     """
     remote = Remote(environment)
@@ -46,16 +48,30 @@ def carry_out(
         changes = apply(
             environment, part=part, images=images, force_lockout=force_lockout, on_step=on_step
         )
-        if changes:
-            files = _rendered(environment, remote) if part == "all" else _of_people(environment)
-            try:
-                write_record(remote, files, changes, part=part, doing=doing)
-            except StackroomError as error:
-                if part == "all":
-                    raise
-                # a change of people is in force: it must not be told, and undone, as a failed one
-                on_step(f"the record of it: {error.message}", "Not written")
+        try:
+            changes = [*changes, *last()]
+        finally:
+            if changes:
+                _record(environment, remote, changes, part, doing, on_step)
     return changes
+
+
+def _record(
+    environment: Environment,
+    remote: Remote,
+    changes: list[str],
+    part: Part,
+    doing: str,
+    on_step: Callable[[str, str], None],
+) -> None:
+    files = _rendered(environment, remote) if part == "all" else _of_people(environment)
+    try:
+        write_record(remote, files, changes, part=part, doing=doing)
+    except StackroomError as error:
+        if part == "all":
+            raise
+        # a change of people is in force: it must not be told, and undone, as a failed one
+        on_step(f"the record of it: {error.message}", "Not written")
 
 
 def _of_people(environment: Environment) -> list[RenderedFile]:

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from ops.developers import audit_logins, audit_sources
-from ops.developers.audit_words import Difference, Row, Visit, absent, people
+from ops.developers.accounts import accounts_of
+from ops.developers.audit_words import Difference, Row, people
 from ops.developers.reality import Reality
-from ops.settings import Environment, Settings
-from ops.settings.rights import id_of, reachable_names, values_in_force
+from ops.settings import Environment
 
 IN_STEP, UNKNOWN, DIFFERENT = 0, 3, 2
 
@@ -48,8 +48,7 @@ def audit(environment: Environment, reality: Reality, now: datetime) -> Audit:
     differences = [
         *audit_sources.differences(environment, reality, doors),
         *audit_logins.differences(environment, reality, now),
-        *_token_differences(settings, reality),
-        *_key_differences(settings, reality),
+        *accounts_of(settings).differences(settings, reality),
     ]
     return Audit(
         environment.name,
@@ -65,6 +64,7 @@ def _rows(
 ) -> Iterator[Row]:
     settings = environment.settings
     accounts = audit_logins.accounts_by_person(environment, reality)
+    known = accounts_of(settings)
     listed = list(people(settings))
     everywhere = [address for _, addresses in listed for address in addresses]
     reached = audit_sources.reached(doors, everywhere)
@@ -76,99 +76,11 @@ def _rows(
                 source=source,
                 ports=reached[source],
                 account="?" if accounts is None else ", ".join(accounts.get(name, ())),
-                collections=("*",) if operator else _collections(settings, reality, name),
-                rights="operator" if operator else _rights(settings, reality, name),
+                collections=("*",) if operator else known.collections(settings, reality, name),
+                rights="operator" if operator else known.rights(settings, reality, name),
                 expires=None if operator else settings.developers[name].expires,
-                seen=None if operator else _seen(reality, name),
+                seen=None if operator else known.seen(reality, name),
             )
     yield from audit_sources.strangers(environment, reality, doors)
     yield from audit_logins.strangers(environment, reality)
-    yield from _stray_tokens(settings, reality)
-
-
-def _live(settings: Settings, reality: Reality, name: str) -> bool | None:
-    """Whether Qdrant honours a token of that name; None where its rights are not known."""
-    if reality.tokens is None:
-        return None
-    mine = [token.id for token in reality.tokens if token.developer == name]
-    expected = values_in_force(settings)
-    changed = [each for each in mine if id_of(each) in expected]
-    if any(expected[id_of(each)][0] != each for each in changed):
-        return None
-    return bool(mine)
-
-
-def _collections(settings: Settings, reality: Reality, name: str) -> tuple[str, ...]:
-    live = _live(settings, reality, name)
-    if live is None:
-        return ("?",)
-    return tuple(reachable_names(settings, settings.developers[name].collections)) if live else ()
-
-
-def _rights(settings: Settings, reality: Reality, name: str) -> str:
-    live = _live(settings, reality, name)
-    return "?" if live is None else settings.developers[name].access if live else "no token"
-
-
-def _seen(reality: Reality, name: str) -> Visit:
-    if reality.seen is None:
-        return Visit(None, known=False)
-    found = reality.seen.subjects.get(name)
-    return Visit(found.at if found else None, known=found is not None or reality.seen.whole)
-
-
-def _token_differences(settings: Settings, reality: Reality) -> Iterator[Difference]:
-    expected = dict(values_in_force(settings).values())
-    if reality.tokens is None:
-        return
-    found = {token.id: token.developer for token in reality.tokens}
-    ids = {id_of(value) for value in found}
-    for value, name in found.items():
-        what = f"the token {value[:8]}... is honoured"
-        if value in expected:
-            if expected[value] != name:
-                text = f"the token {value[:8]}... stands under the name {name!r}"
-                yield Difference(expected[value], text, True)
-        elif owner := _owner(expected, value):
-            yield Difference(owner, f"{what} with other rights than the file's", True)
-        else:
-            why = absent(settings, name)
-            text = f"{what}, and {why}; what it opens is written in it alone"
-            yield Difference(name, text, True)
-    for value, name in expected.items():
-        if value not in found and id_of(value) not in ids:
-            yield Difference(name, f"the token {value[:8]}... is refused, and the file has it")
-
-
-def _owner(expected: Mapping[str, str], value: str) -> str:
-    """Whose token of that id is expected, with other rights; "" for nobody's."""
-    known = (name for each, name in expected.items() if id_of(each) == id_of(value))
-    return next(known, "")
-
-
-def _key_differences(settings: Settings, reality: Reality) -> Iterator[Difference]:
-    """Keys of Qdrant's own, with which nobody needs a token."""
-    if reality.qdrant_keys is None:
-        return
-    if reality.qdrant_keys.get("read_only_api_key"):
-        yield Difference("", "Qdrant has a read-only key for everything, and we set none", True)
-    alternative = settings.secrets.qdrant_alt_api_key is not None
-    if bool(reality.qdrant_keys.get("alt_api_key")) != alternative:
-        text = "has none" if alternative else "has one, and the file does not"
-        yield Difference("", f"of a second API key: Qdrant {text}", not alternative)
-
-
-def _stray_tokens(settings: Settings, reality: Reality) -> Iterator[Row]:
-    expected = set(values_in_force(settings))
-    for token in reality.tokens or ():
-        if id_of(token.id) not in expected:
-            yield Row(
-                who=token.developer or "?",
-                source="any that is open",
-                ports=(),
-                account=f"token {token.id[:8]}...",
-                collections=("?",),
-                rights="?",
-                seen=_seen(reality, token.developer),
-                listed=False,
-            )
+    yield from known.strangers(settings, reality)

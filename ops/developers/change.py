@@ -17,6 +17,7 @@ from pathlib import Path
 from ops.clients.ssh import Remote
 from ops.deploy import carry_out
 from ops.developers import inputs, roster, traces
+from ops.developers.accounts import accounts_of
 from ops.developers.audit import Difference, audit
 from ops.developers.reality import Reality, look
 from ops.errors import SettingsError, StackroomError
@@ -24,10 +25,9 @@ from ops.render.people import account_of, with_accounts
 from ops.settings import Environment, load_environment
 from ops.settings.addresses import is_wide, short
 from ops.settings.people import Developer
-from ops.settings.rights import reachable_names, value_of
 
 # what applying the people changes; the rest of the host may be unknown and nobody is cut off
-NEEDED = ("firewall", "accounts", "keys", "tokens")
+NEEDED = ("firewall", "accounts", "keys")
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def effects(change: Draft) -> list[str]:
     return [
         *_of_addresses(change, was, becomes),
         *_of_logins(change, was, becomes),
-        *_of_tokens(change, was, becomes),
+        *accounts_of(change.after.settings).effects(change.before, change.after, name),
     ]
 
 
@@ -137,30 +137,6 @@ def _of_logins(change: Draft, was: Developer | None, becomes: Developer | None) 
         yield f"ends the account {account}, its sessions and its keys"
     if has and had and was and becomes and was.keys != becomes.keys:
         yield f"changes the keys of {account}"
-
-
-def _of_tokens(change: Draft, was: Developer | None, becomes: Developer | None) -> Iterator[str]:
-    had, has = _values(change.before, was), _values(change.after, becomes)
-    if becomes and has.keys() - had.keys():
-        names = ", ".join(reachable_names(change.after.settings, becomes.collections))
-        yield f"admits a token to {becomes.access} {names} until {becomes.expires}"
-    if gone := had.keys() - has.keys():
-        yield f"revokes {len(gone)} token{'s' if len(gone) > 1 else ''}, at once"
-    # its rights and its last day are signed into a token: with others it is another one
-    if any(has.get(each, value) != value for each, value in had.items()):
-        yield (
-            f"ends the token of {change.name} as it was, at once: they need a new kit"
-            f" (stackroom -e {change.after.name} developer kit {change.name})"
-        )
-
-
-def _values(environment: Environment, developer: Developer | None) -> dict[str, str]:
-    """What Qdrant finds each token by, by its id."""
-    return {
-        each: value_of(environment.settings, developer, each)
-        for each in _tokens(developer)
-        if developer
-    }
 
 
 def _tokens(developer: Developer | None) -> set[str]:
@@ -214,7 +190,8 @@ def refuse_for_others(
     has it, whoever it is made for. So is what no apply changes, which cuts nobody off.
     """
     now = datetime.now(UTC)
-    unknown = {part: reality.unknown[part] for part in NEEDED if part in reality.unknown}
+    needed = (*NEEDED, *accounts_of(environment.settings).parts)
+    unknown = {part: reality.unknown[part] for part in needed if part in reality.unknown}
     if unknown:
         told = "; ".join(f"{part}: {reason}" for part, reason in unknown.items())
         raise SettingsError(
@@ -267,9 +244,18 @@ def carry(
         replace_text(change.path, change.old, change.new)
         written = True
 
+    def of_the_stack() -> list[str]:
+        # the network was first: what the stack has for somebody who goes opens nothing any more
+        return accounts_of(change.after.settings).settle(change.after, remote, on_step)
+
     try:
         return carry_out(
-            change.after, doing, part="people", first=compare_and_write, on_step=on_step
+            change.after,
+            doing,
+            part="people",
+            first=compare_and_write,
+            last=of_the_stack,
+            on_step=on_step,
         )
     except BaseException as error:
         if written:

@@ -1,6 +1,6 @@
 """A developer's kit: one folder that works when pasted, and only ever for its owner.
 
-It connects nowhere: what it must know of the host is handed in. The token stands in one file, and
+It connects nowhere: what it must know of the host is handed in. The secret stands in one file, and
 no line of the kit brings it onto a command line, where others on the same machine could read it.
 """
 
@@ -15,7 +15,9 @@ from typing import Any
 from pydantic import SecretStr
 
 from ops.clients.edge import fingerprint
+from ops.developers.accounts import accounts_of
 from ops.developers.hostkeys import known_hosts
+from ops.developers.r2r.names import email_of
 from ops.errors import SettingsError
 from ops.render.files import render
 from ops.render.firewall import Family, family_of
@@ -34,12 +36,13 @@ CLIENT = "qdrant-client>=1.20,<1.21"
 MCP = "mcp-server-qdrant==0.8.1"
 # what that server looks for in a collection: the vector of its default model, under its name
 MCP_VECTOR, MCP_SIZE = "fast-all-minilm-l6-v2", 384
-LOOPBACK_URL = "http://127.0.0.1:6333"
+# asks R2R over HTTP, as any client may
+HTTP_CLIENT = "httpx>=0.27,<1"
 
 
 @dataclass(frozen=True)
 class Kit:
-    """Whose kit it is, and its files by name; `token` among them where it holds one."""
+    """Whose kit it is, and its files by name; the secret among them where it holds one."""
 
     environment: str
     name: str
@@ -57,7 +60,7 @@ def make_kit(
     *,
     ca_pem: str = "",
     host_keys: str = "",
-    token: SecretStr | None,
+    secret: SecretStr | None,
 ) -> Kit:
     """The kit of one developer.
 
@@ -76,18 +79,19 @@ def make_kit(
             f'{name} has no SSH login, and edge.mode = "tunnel" leaves no other way in',
             f"give developers.{name} a key and an address of their own in developers.toml",
         )
-    values = _values(environment, name, developer, ca_pem, has_token=token is not None)
-    names = list(_templates(values))
+    values = _values(environment, name, developer, ca_pem, has_token=secret is not None)
     # first, so that no moment of the folder can be committed, whose checkout it may be in
     files = {IGNORE: "*\n"}
-    files |= {file_name: render(f"kit/{file_name}.j2", **values) for file_name in names}
+    files |= {
+        each: render(f"kit/{_template(each, values)}.j2", **values) for each in _names(values)
+    }
     if values["ca"]:
         files["ca.pem"] = ca_pem
     if values["account"]:
         machine = environment.machine
         files["known_hosts"] = known_hosts(host_keys, machine.address, machine.port)
-    if token is not None:
-        files["token"] = f"{token.get_secret_value()}\n"
+    if secret is not None:
+        files[accounts_of(settings).file] = f"{secret.get_secret_value()}\n"
     return Kit(environment.name, name, files)
 
 
@@ -181,7 +185,13 @@ def _current(environment: Environment, name: str) -> Developer:
     return developer
 
 
-def _templates(values: dict[str, Any]) -> Iterator[str]:
+def _template(file_name: str, values: dict[str, Any]) -> str:
+    """Where a file's template is: the tunnel is the same one to every stack."""
+    ours = values["stack"] == "r2r" and file_name != "tunnel.sh"
+    return f"r2r/{file_name}" if ours else file_name
+
+
+def _names(values: dict[str, Any]) -> Iterator[str]:
     """The files that are rendered for these values."""
     yield PAGE
     if values["account"]:
@@ -199,20 +209,22 @@ def _values(
     settings, machine = environment.settings, environment.machine
     mode = settings.edge.mode
     base = f"https://{environment.edge_name().lower()}"
+    loopback = f"http://127.0.0.1:{tunnel_ports(settings)[0]}"
     names = reachable_names(settings, developer.collections)
     return {
         "environment": environment.name,
+        "stack": settings.stack,
         "name": name,
         "title": f"# Stackroom: the kit of {name} for {environment.name}",
         "mode": mode.value,
-        "url": LOOPBACK_URL if mode is EdgeMode.TUNNEL else f"{base}:{settings.edge.port}",
+        "url": loopback if mode is EdgeMode.TUNNEL else f"{base}:{settings.edge.port}",
         # the edge asks for its token, so without an edge there is no way to it
         "api_url": (
             f"{base}:{settings.edge.api_port}"
             if settings.api and mode is not EdgeMode.TUNNEL
             else ""
         ),
-        "loopback_url": LOOPBACK_URL,
+        "loopback_url": loopback,
         "addresses": [short(address) for address in developer.addresses],
         "ca": mode is EdgeMode.INTERNAL,
         "fingerprint": fingerprint(ca_pem) if mode is EdgeMode.INTERNAL else "",
@@ -225,7 +237,9 @@ def _values(
         "host": machine.address.lower(),
         "ssh_port": machine.port,
         "tunnel": _tunnel(environment),
-        "client": CLIENT,
+        # the address to log in with, of an R2R
+        "login": email_of(name, developer.token) if developer.token else "",
+        "client": HTTP_CLIENT if settings.stack == "r2r" else CLIENT,
         "mcp": MCP,
         # Claude Code takes letters, digits, _ and - for the name of a server
         "mcp_name": f"stackroom-{re.sub('[^A-Za-z0-9_-]', '-', environment.name)}",

@@ -1,6 +1,6 @@
 """Runs on the machine: looks at who can really reach it and prints that as one JSON line.
 
-Sent over SSH with its three parts, see ops/clients/script.py: standard library only, Python 3.10
+Sent over SSH with its parts, see ops/clients/script.py: standard library only, Python 3.10
 or newer. It changes nothing, judges nothing and prints no secret. The argument is JSON, see
 QUESTION in look_common.py; what cannot be read is told under "errors" with the reason, and never
 passes for empty.
@@ -19,6 +19,7 @@ from typing import Any
 from ops.clients.on_host import answer, chains
 from ops.developers.look_common import QUESTION, at, run
 from ops.developers.look_logins import accounts, keys
+from ops.developers.look_r2r import users
 from ops.developers.look_tokens import keys_of_qdrant, seen, tokens
 
 SECTION_SECONDS = 20.0
@@ -103,23 +104,25 @@ def is_docker(interface: str) -> bool:
     return interface == "lo" or interface.startswith(("docker", "br-", "veth"))
 
 
-SECTIONS: dict[str, Callable[[], Any]] = {
+Section = Callable[[], Any]
+_HOST: dict[str, Section] = {
     "firewall": firewall,
     "stored": stored,
     "connections": connections,
     "accounts": accounts,
     "keys": keys,
-    "tokens": tokens,
-    "qdrant_keys": keys_of_qdrant,
-    "seen": seen,
     "networks": networks,
+}
+SECTIONS: dict[str, dict[str, Section]] = {
+    "qdrant": {**_HOST, "tokens": tokens, "qdrant_keys": keys_of_qdrant, "seen": seen},
+    "r2r": {**_HOST, "users": users},
 }
 
 
 def main() -> None:
     if len(sys.argv) > 1:
         QUESTION.update(json.loads(sys.argv[1]))
-    answer(SECTIONS, SECTION_SECONDS)
+    answer(SECTIONS[QUESTION["stack"]], SECTION_SECONDS)
 
 
 if __name__ == "__main__":

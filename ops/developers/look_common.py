@@ -14,6 +14,7 @@ from ops.clients.on_host import run as run_for
 COMMAND_SECONDS = 10.0
 
 QUESTION: dict[str, Any] = {
+    "stack": "qdrant",
     "ssh_port": 22,
     "edge_ports": [],
     "subjects": [],  # whose last request is looked for, besides everybody's who has a token
@@ -22,6 +23,8 @@ QUESTION: dict[str, Any] = {
     "keys_folder": "/etc/ssh/stackroom-keys",
     "log_bytes": 256 * 1024 * 1024,
     "log_seconds": 5.0,
+    "postgres": "stackroom-postgres-1",  # R2R's container and schema
+    "schema": "stackroom",
     # where a test puts a machine of its own
     "root": "/",
     "qdrant": "http://127.0.0.1:6333",

@@ -1,7 +1,7 @@
 """Whether somebody who was removed is really gone: each probe with its answer. Changes nothing.
 
-Every probe goes another way than the removal did: the live rules are walked, SSH and the token are
-tried. One that cannot be made is unknown, and unknown is not gone.
+Every probe goes another way than the removal did: the live rules are walked, SSH and the token, or
+what the stack has for one, are tried. One that cannot be made is unknown, and unknown is not gone.
 """
 
 from __future__ import annotations
@@ -9,47 +9,26 @@ from __future__ import annotations
 import re
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
-from functools import partial
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 
-import httpx
-from pydantic import SecretStr
-
-from ops.clients import edge
-from ops.clients.edge import Place
 from ops.clients.ssh import Remote
 from ops.developers import audit_logins, audit_sources
+from ops.developers.accounts import accounts_of
 from ops.developers.audit_words import owners, source_in
+from ops.developers.probe import Probe, unknown
 from ops.developers.reach import touches
 from ops.developers.reality import Reality, look
-from ops.developers.tokens import mint
-from ops.errors import StackroomError
 from ops.render.firewall import family_of
 from ops.render.people import account_of
-from ops.settings import Environment, Settings
+from ops.settings import Environment
 from ops.settings.addresses import overlap, short
-from ops.settings.model import EdgeMode
 from ops.settings.people import Developer
-from ops.settings.rights import id_of
 
 LOGIN_SECONDS = 20.0
-# what Qdrant says of a good signature whose point is gone (401), or its collection (403)
-REVOKED = "Invalid JWT, stateful validation failed"
-QDRANT_PORT = 6333
-SAID = 80  # characters of a refusal that are repeated
-
-
-@dataclass(frozen=True)
-class Probe:
-    """`what` was asked, and the answer. Not `ok`: still there, or not to be known."""
-
-    what: str
-    answer: str
-    ok: bool
 
 
 def prove_gone(environment_before: Environment, name: str, remote: Remote) -> list[Probe]:
@@ -80,7 +59,7 @@ def judged(before: Environment, name: str, reality: Reality) -> list[Probe]:
         _account(account_of(name), reality),
         _keys_for(account_of(name), reality),
         *_keys(after, developer, reality),
-        *_points(name, developer, reality),
+        *accounts_of(before.settings).gone(developer, name, reality),
     ]
 
 
@@ -98,7 +77,7 @@ def _addresses(after: Environment, gone: Developer, reality: Reality) -> Iterato
         for port in ports:
             what = f"{short(address)} reaches port {port}"
             if reality.tables is None:
-                yield _unknown(what, reality, "firewall")
+                yield unknown(what, reality, "firewall")
                 continue
             rules = [
                 (source_in(each.rule, door.family), each.rule)
@@ -131,7 +110,7 @@ def _connections(after: Environment, gone: Developer, reality: Reality) -> Itera
     for address in gone.addresses:
         what = f"a connection from {short(address)} is open"
         if reality.connections is None:
-            yield _unknown(what, reality, "connections")
+            yield unknown(what, reality, "connections")
             continue
         found = [each for each in reality.connections if overlap(address, each.source)]
         told = ", ".join(f"{each.count} from {each.source} to port {each.port}" for each in found)
@@ -149,7 +128,7 @@ def _connections(after: Environment, gone: Developer, reality: Reality) -> Itera
 def _account(account: str, reality: Reality) -> Probe:
     what = f"the account {account} can be used"
     if reality.accounts is None:
-        return _unknown(what, reality, "accounts")
+        return unknown(what, reality, "accounts")
     found = next((each for each in reality.accounts if each.name == account), None)
     running = (reality.sessions or {}).get(account, 0)
     if found is None:
@@ -167,7 +146,7 @@ def _keys_for(account: str, reality: Reality) -> Probe:
     """Keys for the account, in the file of now or not, from whichever address they would open."""
     what = f"a key opens {account} from anywhere"
     if reality.keys is None:
-        return _unknown(what, reality, "keys")
+        return unknown(what, reality, "keys")
     found = [
         each for each in reality.keys if account in (each.account, PurePosixPath(each.path).name)
     ]
@@ -182,7 +161,7 @@ def _keys(after: Environment, gone: Developer, reality: Reality) -> Iterator[Pro
     for fingerprint in audit_logins.fingerprints(gone.keys):
         what = f"the key {fingerprint} opens an account"
         if reality.keys is None:
-            yield _unknown(what, reality, "keys")
+            yield unknown(what, reality, "keys")
             continue
         places = [each.path for each in reality.keys if each.fingerprint == fingerprint]
         if not places:
@@ -191,23 +170,6 @@ def _keys(after: Environment, gone: Developer, reality: Reality) -> Iterator[Pro
             yield Probe(what, f"yes: it is the key of {whose[fingerprint]}, too", True)
         else:
             yield Probe(what, f"yes: {', '.join(places)}", False)
-
-
-def _points(name: str, gone: Developer, reality: Reality) -> Iterator[Probe]:
-    what = f"Qdrant honours a token of {name}"
-    if reality.tokens is None:
-        yield _unknown(what, reality, "tokens")
-        return
-    ids = {gone.token, gone.retiring} - {""}
-    found = [each for each in reality.tokens if each.developer == name or id_of(each.id) in ids]
-    if found:
-        yield Probe(what, f"yes: {', '.join(each.id for each in found)}", False)
-    else:
-        yield Probe(what, f"no: none of its {len(reality.tokens)} tokens is one", True)
-
-
-def _unknown(what: str, reality: Reality, part: str) -> Probe:
-    return Probe(what, f"unknown: {reality.unknown.get(part, 'not told')}", False)
 
 
 def _login(before: Environment, name: str) -> Iterator[Probe]:
@@ -264,63 +226,5 @@ def login_answer(what: str, keys: int, code: int, said: str) -> Probe:
 def prove_refused(
     environment: Environment, name: str, ids: Iterable[str], remote: Remote
 ) -> list[Probe]:
-    """Tokens of these ids, shown to Qdrant. `environment`: with the person still in it."""
-    return list(_tokens(environment, name, ids, remote))
-
-
-def _tokens(before: Environment, name: str, ids: Iterable[str], remote: Remote) -> Iterator[Probe]:
-    for token_id in ids:
-        label = f"the token {token_id[:8]}..."
-        try:
-            token = mint(before.settings, name, token_id, until=_later(before.settings, name))
-        except StackroomError as error:
-            yield Probe(f"{label} is taken", f"unknown: {error.message}", False)
-            continue
-        yield _asked(f"{label} is taken on loopback", partial(_loopback, remote, token))
-        if before.settings.edge.mode is not EdgeMode.TUNNEL:
-            yield _asked(f"{label} is taken at the edge", partial(_at_edge, before, remote, token))
-
-
-def _later(settings: Settings, name: str) -> datetime | None:
-    """A day ahead: a token that has expired would be refused for that alone."""
-    if not settings.developers[name].is_expired():
-        return None
-    return datetime.now(UTC) + timedelta(days=1)
-
-
-def _asked(what: str, ask: Callable[[], tuple[int, str]]) -> Probe:
-    try:
-        code, said = ask()
-    except StackroomError as error:
-        return Probe(what, f"unknown: {error.message}", False)
-    except httpx.HTTPError as error:
-        # the kind only: a message of httpx may quote the header that holds the token
-        return Probe(what, f"unknown: {type(error).__name__}", False)
-    return token_answer(what, code, said)
-
-
-def token_answer(what: str, code: int, said: str) -> Probe:
-    """What an answer to the token proves. Refused alone is nothing: with another key than Qdrant's
-    in secrets.toml the signature is refused, and a live token would be, too."""
-    if code in (401, 403) and said == REVOKED:
-        return Probe(what, f"no: answered {code}, {said}", True)
-    if code == httpx.codes.OK:
-        return Probe(what, f"yes: answered {code}", False)
-    # longer ones are pages of somebody else's
-    told = f", {said}" if said.isprintable() and 0 < len(said) <= SAID else ""
-    stale = "; has secrets.toml the key of now?" if said == "InvalidSignature" else ""
-    return Probe(what, f"unknown: answered {code}{told}{stale}", False)
-
-
-def _loopback(remote: Remote, token: SecretStr) -> tuple[int, str]:
-    with remote.forward(QDRANT_PORT) as port, httpx.Client(trust_env=False, timeout=10) as client:
-        headers = {"api-key": token.get_secret_value()}
-        answer = client.get(f"http://127.0.0.1:{port}/collections", headers=headers)
-        return answer.status_code, answer.text
-
-
-def _at_edge(environment: Environment, remote: Remote, token: SecretStr) -> tuple[int, str]:
-    settings, machine = environment.settings, environment.machine
-    place = Place(machine.address, settings.edge.port, environment.edge_name())
-    ca = edge.edge_ca(remote) if settings.edge.mode is EdgeMode.INTERNAL else ""
-    return edge.ask(place, edge.trust(ca), "/collections", token.get_secret_value())
+    """What these ids stand for, shown to the stack. `environment`: with the person still in it."""
+    return accounts_of(environment.settings).refused(environment, name, ids, remote)

@@ -23,7 +23,7 @@ from ops.settings import Environment
 from ops.settings.people import ACCESS_COLLECTION
 
 LOOK_SECONDS = 45.0
-_PARTS = ("look_common", "look_logins", "look_tokens")
+_PARTS = ("look_common", "look_logins", "look_tokens", "look_r2r")
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,19 @@ class Token:
 
 
 @dataclass(frozen=True)
+class User:
+    """One that R2R lets in. `collections`: (name, address of the owner) of each it is a member of;
+    `keys`: how many API keys; `seen`: the last request that R2R counted; aware, UTC."""
+
+    id: str
+    email: str
+    superuser: bool = False
+    keys: int = 0
+    collections: tuple[tuple[str, str], ...] = ()
+    seen: datetime | None = None
+
+
+@dataclass(frozen=True)
 class Connection:
     """Established ones from one source to one port, the one that the client asked for."""
 
@@ -99,7 +112,8 @@ class Reality:
     `sshd -T` says of a login as it. `sessions`: SSH logins that are open, by the name of an account
     that may be gone. `stored`: the rules of the next boot. `qdrant_keys`: a digest of each key that
     Qdrant has been given (`look_tokens.digest`), "" where it has none. `networks`: what the host
-    is itself part of or has a way to, Docker's left out.
+    is itself part of or has a way to, Docker's left out. `tokens`, `qdrant_keys` and `seen` are of
+    a Qdrant, `users` of an R2R.
     """
 
     tables: Mapping[Family, Table] | None = None
@@ -112,6 +126,7 @@ class Reality:
     tokens: tuple[Token, ...] | None = None
     qdrant_keys: Mapping[str, str] | None = None
     seen: LastSeen | None = None
+    users: tuple[User, ...] | None = None
     networks: tuple[str, ...] | None = None
     logins: frozenset[str] = frozenset()
     unknown: Mapping[str, str] = field(default_factory=dict)
@@ -122,10 +137,13 @@ def look(environment: Environment, remote: Remote) -> Reality:
 
     Raises UnreachableError without a login, ServiceError when the machine has no python3.
     """
+    settings = environment.settings
     question = {
+        "stack": settings.stack,
+        "schema": settings.r2r.project,
         "ssh_port": environment.machine.port,
-        "edge_ports": [*environment.settings.edge_ports(), *environment.settings.world_ports()],
-        "subjects": sorted(environment.settings.developers),
+        "edge_ports": [*settings.edge_ports(), *settings.world_ports()],
+        "subjects": sorted(settings.developers),
         "collection": ACCESS_COLLECTION,
         "group": GROUP,
         "keys_folder": KEYS_FOLDER,
@@ -137,7 +155,7 @@ def look(environment: Environment, remote: Remote) -> Reality:
         timeout=LOOK_SECONDS,
         failed="the host could not be looked at",
     )
-    return reality_of(facts, login_fingerprints(environment))
+    return reality_of(facts, login_fingerprints(environment), settings.stack)
 
 
 def program() -> str:
@@ -146,11 +164,13 @@ def program() -> str:
     return script.program("ops.developers.look", *parts)
 
 
-def reality_of(facts: Mapping[str, Any], logins: frozenset[str] = frozenset()) -> Reality:
+def reality_of(
+    facts: Mapping[str, Any], logins: frozenset[str] = frozenset(), stack: str = "qdrant"
+) -> Reality:
     """From what look.py printed."""
     values: dict[str, Any] = dict(facts.get("values", {}))
     errors = facts.get("errors", {})
-    unknown = {part: errors.get(part, "not told") for part in SECTIONS if part not in values}
+    unknown = {part: errors.get(part, "not told") for part in SECTIONS[stack] if part not in values}
 
     def read(part: str, make: Any) -> Any:
         return make(values[part]) if part in values else None
@@ -166,6 +186,7 @@ def reality_of(facts: Mapping[str, Any], logins: frozenset[str] = frozenset()) -
         tokens=read("tokens", lambda v: tuple(Token(**each) for each in v)),
         qdrant_keys=read("qdrant_keys", dict),
         seen=read("seen", _seen),
+        users=read("users", lambda v: tuple(_user(each) for each in v)),
         networks=read("networks", tuple),
         logins=logins,
         unknown=unknown,
@@ -189,6 +210,13 @@ def _account(found: Mapping[str, Any]) -> Account:
     day = found["ends_on_day"]
     ends = date(1970, 1, 1) + timedelta(days=day) if day is not None else None
     return Account(**{**told, "root_equal": tuple(found["root_equal"])}, ends=ends)
+
+
+def _user(found: Mapping[str, Any]) -> User:
+    seen = found["seen"]
+    at = datetime.fromtimestamp(float(seen), UTC) if seen is not None else None
+    collections = tuple((str(name), str(owner or "")) for name, owner in found["collections"])
+    return User(**{**found, "collections": collections, "seen": at})
 
 
 def _seen(found: Mapping[str, Any]) -> LastSeen:

@@ -13,23 +13,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import httpx
 import tomlkit
 from pydantic import SecretStr
 from tomlkit.exceptions import TOMLKitError
 
 from ops.clients.ssh import Remote
 from ops.deploy import carry_out
+from ops.developers import qdrant
 from ops.developers.change import refuse_for_others
 from ops.developers.look_tokens import digest
 from ops.developers.reality import Reality, look
-from ops.errors import SettingsError, StackroomError, UnreachableError
+from ops.errors import SettingsError, StackroomError
 from ops.settings import Environment
 from ops.settings.explain import SECRETS_FILE
 from ops.settings.secrets import write_private
 
 KEY, NEWER = "qdrant_api_key", "qdrant_alt_api_key"
-QDRANT_PORT = 6333
 
 
 @dataclass(frozen=True)
@@ -133,12 +132,12 @@ def refuse(phase: Phase, reality: Reality, remote: Remote) -> None:
     refuse_for_others(_as_hosted(phase.before, reality), reality)
     held, name = phase.before.settings.secrets, phase.before.name
     if phase.finish and held.qdrant_alt_api_key:
-        if not takes(remote, held.qdrant_alt_api_key):
+        if not qdrant.takes(remote, held.qdrant_alt_api_key):
             raise SettingsError(
                 "Qdrant does not take the new key yet, so the old one stays",
                 f"stackroom -e {name} developer rotate --server-key, then --finish again",
             )
-    elif not takes(remote, held.qdrant_api_key):
+    elif not qdrant.takes(remote, held.qdrant_api_key):
         raise _rotated_since(f"Qdrant refuses the {KEY} of {phase.path}")
 
 
@@ -193,24 +192,6 @@ def _as_hosted(environment: Environment, reality: Reality) -> Environment:
     settings = environment.settings
     told = settings.secrets.model_copy(update={NEWER: alternative})
     return replace(environment, settings=settings.model_copy(update={"secrets": told}))
-
-
-def takes(remote: Remote, key: SecretStr) -> bool:
-    """Whether the host's Qdrant takes the key. Raises UnreachableError where it does not answer."""
-    try:
-        with (
-            remote.forward(QDRANT_PORT) as port,
-            httpx.Client(trust_env=False, timeout=10) as client,
-        ):
-            headers = {"api-key": key.get_secret_value()}
-            answer = client.get(f"http://127.0.0.1:{port}/collections", headers=headers)
-    except httpx.HTTPError as error:
-        # the kind only: a message of httpx may quote the header that holds the key
-        raise UnreachableError(
-            f"Qdrant on the host gives no answer: {type(error).__name__}",
-            f"stackroom -e {remote.environment.name} deploy makes it run, with the same keys",
-        ) from None
-    return answer.status_code == httpx.codes.OK
 
 
 def carry(

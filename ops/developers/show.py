@@ -15,7 +15,7 @@ from rich.text import Text
 
 from ops.developers.audit import Audit
 from ops.developers.audit_words import Row
-from ops.developers.proof import Probe
+from ops.developers.probe import Probe
 from ops.firstline import first_line as line_of
 from ops.settings.addresses import check_address, short
 

@@ -8,16 +8,16 @@ from __future__ import annotations
 import contextlib
 
 from ops.developers import audit_sources
+from ops.developers.accounts import accounts_of
 from ops.developers.reality import HostKey, Reality
 from ops.render.people import KEYS_FOLDER, account_of, with_accounts
 from ops.settings import Developer, Environment, Settings
 from ops.settings.addresses import check_address, is_wide, overlap
-from ops.settings.rights import id_of
 
-NEEDED = ("accounts", "keys", "tokens")  # what is told by name
+NEEDED = ("accounts", "keys")  # what is told by name
 
 
-def of_name(reality: Reality, name: str) -> list[str]:
+def of_name(settings: Settings, reality: Reality, name: str) -> list[str]:
     """What stands on the host under that name, whoever is in the file; in words, a line each."""
     account = account_of(name)
     found = [
@@ -26,13 +26,13 @@ def of_name(reality: Reality, name: str) -> list[str]:
         if each.name == account and each.developer
     ]
     found += [f"the key {each.fingerprint} of {account}" for each in _keys(reality, name)]
-    tokens = [each for each in reality.tokens or () if each.developer == name]
-    return found + [f"the token {each.id[:8]}..., which Qdrant honours" for each in tokens]
+    return found + accounts_of(settings).traces(reality, name)
 
 
-def unread(reality: Reality) -> dict[str, str]:
+def unread(settings: Settings, reality: Reality) -> dict[str, str]:
     """What of it could not be read: part -> reason."""
-    return {part: reality.unknown[part] for part in NEEDED if part in reality.unknown}
+    needed = (*NEEDED, *accounts_of(settings).parts)
+    return {part: reality.unknown[part] for part in needed if part in reality.unknown}
 
 
 def stand_in(reality: Reality, name: str) -> Developer:
@@ -56,7 +56,8 @@ def is_wholly_absent(environment: Environment, reality: Reality, name: str) -> b
     settings = environment.settings
     developer = settings.current_developers()[name]
     ids = {developer.token, developer.retiring} - {""}
-    if of_name(reality, name) or any(id_of(each.id) in ids for each in reality.tokens or ()):
+    known = accounts_of(settings)
+    if of_name(settings, reality, name) or known.holds(developer, name, reality):
         return False
     ports = {each: _port(environment, each) for each in _own(settings, name, developer)}
     if not (ports or ids or name in with_accounts(settings)):

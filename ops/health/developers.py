@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 from ops.clients.ssh import Remote
+from ops.developers.accounts import accounts_of
 from ops.developers.audit import Audit, Difference, audit
 from ops.developers.reality import LOOK_SECONDS, look
 from ops.health.model import Verdict, critical, ok, unknown, warning
@@ -34,7 +35,7 @@ def developer_checks(environment: Environment, remote: Remote) -> list[Check]:
         ),
         Check("developers.expiry", lambda: expiry(settings, datetime.now(UTC))),
     ]
-    if settings.stack == "r2r":  # its users and their passwords are R2R's own
+    if not accounts_of(settings).two_at_once:
         return checks
     return [
         *checks,
@@ -84,7 +85,7 @@ def _renewal(settings: Settings, now: datetime) -> str:
     name = min((name for name, end in ends.items() if end <= now + NEAR), key=lambda one: ends[one])
     kit = (
         f", then stackroom -e {{environment}} developer kit {name}: the token of now ends with it"
-        if settings.developers[name].collections
+        if settings.developers[name].collections and settings.stack == "qdrant"
         else ""
     )
     return (

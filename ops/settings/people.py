@@ -120,15 +120,18 @@ class Developer(Person):
 def mistakes(
     operators: Mapping[str, Operator],
     developers: Mapping[str, Developer],
-    collections: Iterable[str],
+    collections: Iterable[str] | None,
 ) -> Iterator[str]:
-    """What is wrong between people, and with the collections and aliases they name; sentences."""
-    declared = sorted(collections)
+    """What is wrong between people, and with the collections and aliases they name; sentences.
+
+    `collections`: those that are declared; None for a stack that declares none.
+    """
+    declared = None if collections is None else sorted(collections)
     for name, developer in developers.items():
         if name in operators:
             yield f"developers.{name}: there is an operator of that name; one of them needs another"
         for wanted in developer.collections:
-            if wanted not in declared:
+            if declared is not None and wanted not in declared:
                 yield f"developers.{name}.collections: {_unknown(wanted, declared)}"
     people: list[tuple[str, Person]] = [
         (f"operators.{name}", person) for name, person in operators.items()

@@ -153,7 +153,7 @@ def served(
     with running_edge._caddy(text, folder, [port, health], 1):
         ca = (folder / "caddy/pki/authorities/local/root.crt").read_text()
         token = mint(environment.settings, "bob")
-        kit = make_kit(environment, "bob", ca_pem=ca, token=token)
+        kit = make_kit(environment, "bob", ca_pem=ca, secret=token)
         write_kit(kit, folder / "the kit")
         programs = folder / "programs"
         programs.mkdir()

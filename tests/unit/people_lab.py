@@ -15,7 +15,17 @@ from settings_lab import SECRETS
 from ops.developers.audit_logins import expected_lines
 from ops.developers.look_logins import key_of
 from ops.developers.look_tokens import digest
-from ops.developers.reality import Account, HostKey, LastSeen, Reality, Seen, Token, reality_of
+from ops.developers.r2r import names
+from ops.developers.reality import (
+    Account,
+    HostKey,
+    LastSeen,
+    Reality,
+    Seen,
+    Token,
+    User,
+    reality_of,
+)
 from ops.render.people import account_of, tunnel_ports, with_accounts
 from ops.settings import Environment, Machine, Settings
 from ops.settings.rights import values_in_force
@@ -96,6 +106,22 @@ def hosted_keys(settings: Settings) -> dict[str, str]:
     }
 
 
+def users_of(settings: Settings) -> tuple[User, ...]:
+    """Those of an R2R that is as the file says, and its administrator."""
+    admin = settings.r2r.admin_email.lower()  # as R2R keeps every address
+    return (
+        User(str(uuid.uuid4()), admin, superuser=True),
+        *(
+            User(
+                str(names.user_id(name)),
+                one.email,
+                collections=tuple((each, admin) for each in one.collections),
+            )
+            for name, one in names.wanted(settings).items()
+        ),
+    )
+
+
 def host_of(lab: Environment, *first: str, last: tuple[str, ...] = ()) -> Reality:
     """A host that is exactly as the inventory says; rules a test adds come first or last."""
     settings = lab.settings
@@ -120,9 +146,17 @@ def host_of(lab: Environment, *first: str, last: tuple[str, ...] = ()) -> Realit
             "stored": live_rules.stored(settings),
         }
     }
-    tokens = [
-        Token(value, name, token) for token, (value, name) in values_in_force(settings).items()
-    ]
+    if settings.stack == "r2r":
+        of_stack: dict[str, Any] = {"users": users_of(settings)}
+    else:
+        of_stack = {
+            "tokens": tuple(
+                Token(value, name, token)
+                for token, (value, name) in values_in_force(settings).items()
+            ),
+            "qdrant_keys": hosted_keys(settings),
+            "seen": LastSeen({"bob": Seen(NOW, "198.51.100.130")}, whole=True),
+        }
     return replace(
         reality_of(facts),
         connections=(),
@@ -130,9 +164,7 @@ def host_of(lab: Environment, *first: str, last: tuple[str, ...] = ()) -> Realit
         sessions={},
         keys=tuple(keys),
         sshd=sshd,
-        tokens=tuple(tokens),
-        qdrant_keys=hosted_keys(settings),
-        seen=LastSeen({"bob": Seen(NOW, "198.51.100.130")}, whole=True),
         networks=("192.0.2.0/24",),
         unknown={},
+        **of_stack,
     )

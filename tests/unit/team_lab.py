@@ -91,6 +91,7 @@ class Team:
         given["on_step"]("firewall and SSH", "Success")
         if self.fails:
             raise self.fails
+        given.get("last", list)()
         # what a real apply reads: the files, not the object
         self.applied = self.environment
         assert self.applied.settings.model_dump() == environment.settings.model_dump()
@@ -111,13 +112,20 @@ class Team:
         return [Probe(f"the token {each[:8]}...", "answered", each not in live) for each in ids]
 
 
-def make_team(folder: Path, monkeypatch: pytest.MonkeyPatch, ca_pem: str) -> Team:
+def make_team(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    ca_pem: str,
+    *,
+    settings: str = SETTINGS,
+    secrets: str = SECRETS,
+) -> Team:
     folder.mkdir(parents=True)
     files = {
         "hosts.py": HOSTS,
-        "settings.toml": SETTINGS,
+        "settings.toml": settings,
         "developers.toml": DEVELOPERS,
-        "secrets.toml": SECRETS,
+        "secrets.toml": secrets,
         "known_hosts": f"{HOST} {people_lab.EVE}\n",
     }
     for name, text in files.items():
@@ -129,10 +137,10 @@ def make_team(folder: Path, monkeypatch: pytest.MonkeyPatch, ca_pem: str) -> Tea
         monkeypatch.setattr(f"{place}.carry_out", team.carry_out)
     for place in ("developer", "people", "removal", "server_key"):
         monkeypatch.setattr(f"ops.cli.{place}.look", team.look)
-    monkeypatch.setattr("ops.developers.rotation.takes", team.takes)
+    monkeypatch.setattr("ops.developers.qdrant.takes", team.takes)
     monkeypatch.setattr("ops.cli.people.edge_ca", lambda remote: ca_pem)
     monkeypatch.setattr("ops.cli.removal.prove_gone", team.prove_gone)
-    monkeypatch.setattr("ops.cli.developer.prove_refused", team.prove_refused)
+    monkeypatch.setattr("ops.cli.rotation.prove_refused", team.prove_refused)
     monkeypatch.setattr("ops.inventory.INVENTORY", folder.parent)
     return team
 

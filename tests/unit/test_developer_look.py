@@ -15,11 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ops.clients import on_host
-from ops.developers import look, look_common, look_logins, look_tokens
+from ops.developers import look, look_common, look_logins, look_r2r, look_tokens
 from ops.developers.reality import Seen, login_fingerprints, program, reality_of
 from ops.settings import Environment, Machine
 
-PARTS = (look, on_host, look_common, look_logins, look_tokens)
+PARTS = (look, on_host, look_common, look_logins, look_tokens, look_r2r)
 
 
 @pytest.fixture(autouse=True)
@@ -41,12 +41,12 @@ def test_sent_over_standard_input_it_tells_of_every_part_why_it_could_not_be_rea
     question = json.dumps({"root": str(tmp_path), "edge_ports": [443]})
     facts = sent_lab.on_a_bare_machine(program(), tmp_path, question)
     assert facts["values"] == {}
-    assert set(facts["errors"]) == set(look.SECTIONS)
+    assert set(facts["errors"]) == set(look.SECTIONS["qdrant"])
     assert facts["errors"]["firewall"] == "iptables is not installed"
     assert facts["errors"]["connections"] == "ss is not installed"
     assert "passwd" in facts["errors"]["keys"]
     found = reality_of(facts)
-    assert set(found.unknown) == set(look.SECTIONS)
+    assert set(found.unknown) == set(look.SECTIONS["qdrant"])
     assert found.tables is found.keys is found.tokens is found.accounts is None
 
 

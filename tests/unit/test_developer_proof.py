@@ -14,9 +14,11 @@ import httpx
 import live_rules
 import pytest
 from people_lab import BOB, BOB_TOKEN, EVE, LATER, environment, fingerprint, host_of
+from pydantic import SecretStr
 
 from ops.developers import proof, show
-from ops.developers.proof import REVOKED, Probe, judged, login_answer, token_answer, without
+from ops.developers.proof import Probe, judged, login_answer, without
+from ops.developers.qdrant import REVOKED, token_answer
 from ops.developers.reality import Account, Connection, HostKey, Reality, Token, reality_of
 from ops.errors import UnreachableError
 from ops.render.files import ROOT
@@ -260,7 +262,7 @@ def in_tunnel_mode(key: str, **bob: Any) -> Environment:
     before = environment(
         developers={"bob": {**base, "token": BOB_TOKEN, **bob}}, edge={"mode": "tunnel"}
     )
-    secrets = before.settings.secrets.model_copy(update={"qdrant_api_key": proof.SecretStr(key)})
+    secrets = before.settings.secrets.model_copy(update={"qdrant_api_key": SecretStr(key)})
     return replace(before, settings=before.settings.model_copy(update={"secrets": secrets}))
 
 

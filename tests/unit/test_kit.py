@@ -128,7 +128,7 @@ def make_environment(
 def kit_of(environment: Environment, ca_pem: str = "", token: SecretStr | None = None) -> Kit:
     if token is None and environment.settings.developers["bob"].collections:
         token = mint(environment.settings, "bob")
-    return make_kit(environment, "bob", ca_pem=ca_pem, host_keys=HOST_KEY, token=token)
+    return make_kit(environment, "bob", ca_pem=ca_pem, host_keys=HOST_KEY, secret=token)
 
 
 def run(
@@ -306,11 +306,11 @@ def test_what_is_missing_is_said(make_environment: MakeEnvironment, ca_pem: str)
     token = mint(environment.settings, "bob")
 
     with pytest.raises(SettingsError, match="certificate of the edge's own CA"):
-        make_kit(environment, "bob", host_keys=HOST_KEY, token=token)
+        make_kit(environment, "bob", host_keys=HOST_KEY, secret=token)
     with pytest.raises(SettingsError, match="no SSH host key of 198"):
-        make_kit(environment, "bob", ca_pem=ca_pem, token=token)
+        make_kit(environment, "bob", ca_pem=ca_pem, secret=token)
     with pytest.raises(SettingsError, match="no developer eve"):
-        make_kit(environment, "eve", ca_pem=ca_pem, host_keys=HOST_KEY, token=token)
+        make_kit(environment, "eve", ca_pem=ca_pem, host_keys=HOST_KEY, secret=token)
 
 
 # the host's key
