@@ -61,7 +61,8 @@ def _env_files_of_hatchet(
 ) -> dict[str, dict[str, str | SecretStr]]:
     database, broker = secrets.hatchet_postgres_password, secrets.rabbitmq_password
     # both are of letters that stand in an address as they are: the settings hold them to it
-    url = f"{QUEUE}:{database.get_secret_value()}@hatchet-postgres:5432/{QUEUE}?sslmode=disable"
+    place = f"hatchet-postgres:5432/{QUEUE}?sslmode=disable"
+    url = f"{QUEUE}:{database.get_secret_value()}@{place}"
     amqp = f"amqp://{QUEUE}:{broker.get_secret_value()}@rabbitmq:5672/"
     return {
         "hatchet-postgres/postgres": {
@@ -72,6 +73,11 @@ def _env_files_of_hatchet(
         "rabbitmq/rabbitmq": {
             "RABBITMQ_DEFAULT_USER": QUEUE,
             "RABBITMQ_DEFAULT_PASS": broker,
+        },
+        # it prints this address at every start: the password stands beside it
+        "hatchet-migrate/migrate": {
+            "DATABASE_URL": f"postgresql://{QUEUE}@{place}",
+            "PGPASSWORD": database,
         },
         "hatchet/hatchet": {
             "DATABASE_URL": f"postgresql://{url}",

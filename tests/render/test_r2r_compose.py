@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import itertools
 import re
+import signal
+import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -157,8 +160,58 @@ def test_secrets_come_by_a_file_of_the_service_alone() -> None:
     # the admin's password is for the one that makes the account
     admin = [name for name, paths in files.items() if "./hatchet-setup/admin.env" in paths]
     assert admin == ["hatchet-setup"]
+    # it prints its database's address, so that one is of its own, with the password beside it
+    assert files["hatchet-migrate"] == ["./hatchet-migrate/migrate.env"]
     for name in ("unstructured", "graph-clustering", "r2r-dashboard"):
         assert files[name] == [], name
+
+
+def test_hatchet_may_run_what_it_unpacks() -> None:
+    unpacking = {name for name in ALL if name.startswith("hatchet-")}
+    for name in unpacking - {"hatchet-postgres", "hatchet-migrate"}:
+        (scratch,) = (each for each in ALL[name]["tmpfs"] if each.startswith("/tmp:"))
+        assert "exec" in scratch.split(":", 1)[1].split(","), name
+        assert ALL[name]["environment"]["SERVER_SECURITY_CHECK_ENABLED"] == "false", name
+
+
+def engine_script(tmp_path: Path, engine: str, ready: str) -> str:
+    """The engine's start script over stand-ins; `ready` is the program asked for its state."""
+    (script,) = ALL["hatchet-engine"]["command"]
+    for name, body in (("engine", engine), ("wget", ready)):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n", encoding="utf-8")
+        (tmp_path / name).chmod(0o755)
+    script = script.replace("$$", "$").replace("/hatchet/hatchet-engine", str(tmp_path / "engine"))
+    script = script.replace("/tmp/log", str(tmp_path / "log")).replace("sleep 2 ", "sleep 0.05 ")
+    return f"PATH={tmp_path}:$PATH\n{script}"
+
+
+def test_the_engine_logs_no_password_and_ends_as_it_ends(tmp_path: Path) -> None:
+    said = 'dial: refused: "amqp://hatchet:canary@rabbitmq:5672/" at 22:00:19'
+    script = engine_script(tmp_path, f"echo '{said}'; exit 7", "exit 0")
+    done = subprocess.run(
+        ["sh", "-euc", script], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.stdout == 'dial: refused: "amqp://hatchet:***@rabbitmq:5672/" at 22:00:19\n'
+    assert done.returncode == 7
+
+
+def test_an_engine_that_has_given_the_broker_up_is_ended(tmp_path: Path) -> None:
+    script = engine_script(tmp_path, "trap '' TERM; while true; do sleep 0.1; done", "exit 1")
+    done = subprocess.run(["sh", "-euc", script], capture_output=True, timeout=120, check=False)
+    assert done.returncode == 128 + signal.SIGKILL
+
+
+def test_the_engine_is_told_to_stop(tmp_path: Path) -> None:
+    up = tmp_path / "up"
+    engine = f"trap 'echo stopped; exit 0' TERM; touch {up}; while true; do sleep 0.05; done"
+    script = engine_script(tmp_path, engine, "exit 0")
+    with subprocess.Popen(["sh", "-euc", script], stdout=subprocess.PIPE, text=True) as shell:
+        deadline = time.monotonic() + 60
+        while not up.exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        shell.terminate()
+        said, _ = shell.communicate(timeout=60)
+    assert (said, shell.returncode) == ("stopped\n", 0)
 
 
 def test_the_token_lasts_is_made_once_and_is_never_printed() -> None:

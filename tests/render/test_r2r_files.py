@@ -137,6 +137,7 @@ def test_a_service_sees_its_own_secrets_and_no_others(each: Rendered) -> None:
         | {"s3_access_key", "s3_secret_key", "smtp_password"},
         "hatchet-postgres/postgres.env": {"hatchet_postgres_password"},
         "rabbitmq/rabbitmq.env": {"rabbitmq_password"},
+        "hatchet-migrate/migrate.env": {"hatchet_postgres_password"},
         "hatchet/hatchet.env": {"hatchet_postgres_password", "rabbitmq_password"},
         "hatchet-setup/admin.env": {"hatchet_admin_password"},
     }

@@ -6,11 +6,16 @@ secret, by its environment or its configuration, is written as *** here.
 
 from __future__ import annotations
 
+import functools
 import io
 import logging
+import multiprocessing
 import os
 import re
+import signal
 import sys
+import threading
+import time
 import tomllib
 from pathlib import Path
 from urllib.parse import quote
@@ -21,6 +26,9 @@ SECRET_NAME = re.compile(r"password|secret|token|api_?key|_key$", re.IGNORECASE)
 SHORTEST = 6  # a shorter value would blacken ordinary words
 TOKEN_FILE = Path("/run/hatchet/token")  # laid by Hatchet's one-shot; without Hatchet there is none
 PROBE = "?readiness"  # of ready.py: it would fill the log
+WATCH_SECONDS = 2
+LEAVE_SECONDS = 40  # for what is under way; more than uvicorn's own limit
+QUEUED_FOR = "720h"  # as long as Hatchet keeps what is done; its client would say five minutes
 
 
 def secrets() -> list[str]:
@@ -77,19 +85,54 @@ def is_worth_logging(record: logging.LogRecord) -> bool:
     return PROBE not in record.getMessage()
 
 
+def let_the_queued_wait() -> None:
+    """Hatchet drops what no worker has taken in five minutes: an upload would not survive a host
+    that is down for longer."""
+    from hatchet_sdk import Hatchet
+
+    patient = functools.partial(Hatchet.workflow, schedule_timeout=QUEUED_FOR)
+    Hatchet.workflow = staticmethod(patient)
+
+
+def end_with_the_listener() -> None:
+    """Hatchet's listener gives up when its engine is away for a minute, and R2R would stay, take
+    uploads and never work on one: it ends, and Docker starts it anew."""
+    while not multiprocessing.active_children():
+        time.sleep(WATCH_SECONDS)
+    while multiprocessing.active_children():
+        time.sleep(WATCH_SECONDS)
+    print("Hatchet's listener has ended, and so does R2R", flush=True)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(LEAVE_SECONDS)
+    os._exit(1)
+
+
+def end_children() -> None:
+    """Hatchet's listener is a process that passes over SIGTERM, and Python waits for it at its end:
+    R2R would stay until Docker kills it, and answer nobody."""
+    for child in multiprocessing.active_children():
+        child.kill()
+
+
 def main() -> None:
     if not os.environ.get("HATCHET_CLIENT_TOKEN") and TOKEN_FILE.is_file():
         os.environ["HATCHET_CLIENT_TOKEN"] = TOKEN_FILE.read_text(encoding="ascii").strip()
     hide(secrets())
     log_to_console_only()
+    if "HATCHET_CLIENT_TOKEN" in os.environ:
+        let_the_queued_wait()
+        threading.Thread(target=end_with_the_listener, daemon=True).start()
     logging.getLogger("uvicorn.access").addFilter(is_worth_logging)
-    uvicorn.run(
-        "core.main.app_entry:app",
-        host="0.0.0.0",  # noqa: S104 - of the container; compose decides who reaches it
-        port=7272,
-        log_config=None,
-        timeout_graceful_shutdown=30,
-    )
+    try:
+        uvicorn.run(
+            "core.main.app_entry:app",
+            host="0.0.0.0",  # noqa: S104 - of the container; compose decides who reaches it
+            port=7272,
+            log_config=None,
+            timeout_graceful_shutdown=30,
+        )
+    finally:
+        end_children()
 
 
 if __name__ == "__main__":
