@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import parse_qs
 
+import httpx
 import pytest
 from pydantic import SecretStr
 from r2r_client_lab import Lab, Reply, eventually, free_port, refused, results, running, tokens
@@ -25,6 +26,7 @@ from ops.clients.r2r.errors import (
     LimitedError,
     NoAnswerError,
     UnauthorizedError,
+    refusal,
 )
 from ops.errors import ServiceError, SettingsError, StackroomError, UnreachableError
 
@@ -425,3 +427,18 @@ def test_a_changed_password_is_used_at_the_next_login(lab: Lab, r2r: R2R) -> Non
     r2r.users.me()
     given = [parse_qs(each.body.decode())["password"] for each in lab.asked(IN)]
     assert given == [[PASSWORD], ["another-one"]]
+
+
+@pytest.mark.parametrize(
+    ("said", "hint"),
+    [
+        ("{'message': 'No connected db.', 'type': 'no_db_connection'}", "litellm_master_key"),
+        ("There was an error parsing the body", "no room for this upload"),
+        ("anything else", "docker logs"),
+    ],
+)
+def test_what_r2r_passes_on_in_words_of_others_is_explained(said: str, hint: str) -> None:
+    answer = httpx.Response(500, json={"detail": {"message": said}})
+    error = refusal(answer, "POST /v3/documents")
+    assert said in error.message
+    assert hint in error.hint
