@@ -44,13 +44,15 @@ class Difference:
     """Between file and host. `person`: whom it is about, "" for nobody that is known.
 
     `reaches`: somebody has more than the file says; else somebody listed lacks something.
-    `applies`: a deploy makes it right; else it is a person's to do, on the host.
+    `applies`: a deploy makes it right; else it is a person's to do, on the host. `slight`: what
+    they have opens nothing that is the team's.
     """
 
     person: str
     text: str
     reaches: bool = False
     applies: bool = True
+    slight: bool = False
 
 
 def people(settings: Settings) -> Iterator[tuple[str, list[str]]]:

@@ -35,21 +35,21 @@ def developer_checks(environment: Environment, remote: Remote) -> list[Check]:
         ),
         Check("developers.expiry", lambda: expiry(settings, datetime.now(UTC))),
     ]
-    if not accounts_of(settings).two_at_once:
-        return checks
-    return [
-        *checks,
-        Check("developers.rotation", lambda: rotation(settings)),
-        Check("developers.tokens", lambda: tokens(settings, datetime.now(UTC))),
-    ]
+    if accounts_of(settings).two_at_once:
+        checks.append(Check("developers.rotation", lambda: rotation(settings)))
+    return [*checks, Check("developers.tokens", lambda: tokens(settings, datetime.now(UTC)))]
 
 
 def agreement(found: Audit) -> Verdict:
-    """Somebody who reaches more than the file says is critical; one who lacks something is not."""
-    more = [each for each in found.differences if each.reaches]
+    """Somebody who reaches more than the file says is critical; one who lacks something is not, nor
+    who reaches nothing of the team's by it."""
+    more = [each for each in found.differences if each.reaches and not each.slight]
+    slight = [each for each in found.differences if each.reaches and each.slight]
     less = [each for each in found.differences if not each.reaches]
     if more:
         return critical(f"not in the file: {_first(more)}", AUDIT)
+    if slight:
+        return warning(f"not in the file: {_first(slight)}", AUDIT)
     if less:
         return warning(f"not on the host: {_first(less)}", DEPLOY)
     if found.unknown:
@@ -116,12 +116,12 @@ def rotation(settings: Settings) -> Verdict:
 
 
 def tokens(settings: Settings, now: datetime) -> Verdict:
-    """Who names collections and has no token cannot read one of them."""
-    current = settings.current_developers(now)
+    """Who names collections and has no token, or account, cannot read one of them."""
+    current, noun = settings.current_developers(now), accounts_of(settings).noun
     lacking = [name for name, one in current.items() if one.collections and not one.token]
     if lacking:
         return warning(
-            f"collections but no token: {', '.join(lacking)}",
+            f"collections but no {noun}: {', '.join(lacking)}",
             f"stackroom -e {{environment}} developer rotate {lacking[0]}",
         )
-    return ok(f"{sum(bool(one.token) for one in current.values())} developers have a token")
+    return ok(f"{sum(bool(one.token) for one in current.values())} developers have their {noun}")

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import json
 import re
+import ssl
+import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,18 +20,21 @@ from settings_lab import SECRETS as GENERAL
 from team_lab import Team, make_team
 
 from ops.cli import main
+from ops.deploy import Plan
 from ops.developers import change as changing
 from ops.developers.accounts import accounts_of
 from ops.developers.audit import audit
+from ops.developers.kit import make_kit
 from ops.developers.proof import judged
 from ops.developers.r2r import names
 from ops.developers.r2r.accounts import R2RAccounts, account_answer
 from ops.developers.reality import Reality, User, reality_of
 from ops.errors import SettingsError, StackroomError, UnreachableError
 from ops.health.developers import agreement, developer_checks
-from ops.health.model import Status
-from ops.settings import Environment
+from ops.health.model import Report, Status
+from ops.settings import Edge, Environment
 
+CA = ssl.DER_cert_to_PEM_cert(b"a certificate")
 SETTINGS = """\
 stack = "r2r"
 [edge]
@@ -257,6 +263,70 @@ def test_a_change_of_collections_is_told(team: Team) -> None:
     assert gone["bob"].collections == ("books",)
 
 
+def test_plan_shows_them_and_deploy_makes_them(
+    team: Team, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = [f"makes R2R's user {EMAIL}"]
+    carried: list[Any] = []
+
+    def carry_out(*_: Any, last: Callable[[], list[str]], **__: Any) -> list[str]:
+        carried.append(last())
+        return carried[-1]
+
+    def run(*words: str) -> int:
+        monkeypatch.setattr("sys.argv", ["stackroom", "-e", "team", *words])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return int(ended.value.code or 0)
+
+    monkeypatch.setattr("ops.deploy.make_plan", lambda *_, **__: Plan((), 7))
+    monkeypatch.setattr("ops.deploy.carry_out", carry_out)
+    monkeypatch.setattr("ops.health.examine", lambda _: Report("team", people_lab.NOW, ()))
+    monkeypatch.setattr(R2RAccounts, "pending", lambda *_: told)
+    assert run("plan", "--json") == 2
+    assert json.loads(capsys.readouterr().out)["changes"] == told
+    run("deploy", "--yes")
+    assert carried == [[f"users {EMAIL}"]]
+
+    def silent(*_: Any) -> list[str]:
+        raise UnreachableError("R2R gives no answer")
+
+    capsys.readouterr()
+    monkeypatch.setattr(R2RAccounts, "pending", silent)
+    assert run("plan") == 0  # on a machine where it does not run yet
+    assert "looked at later: R2R gives no answer" in capsys.readouterr().err
+    assert team.done == []
+
+
+@pytest.mark.parametrize("mode", ["internal", "acme", "external", "tunnel"])
+def test_a_kit_is_a_shell_s_and_python_s_in_every_mode_and_says_nothing_of_qdrant(
+    team: Team, tmp_path: Path, mode: str
+) -> None:
+    edge: dict[str, str] = {"mode": mode}
+    edge |= {"domain": "r2r.example.com", "email": "a@example.com"} if mode != "tunnel" else {}
+    if mode == "external":
+        edge |= {"certificate": "/etc/ssl/r2r.pem", "private_key": "/etc/ssl/r2r.key"}
+    settings = team.environment.settings.model_copy(update={"edge": Edge.model_validate(edge)})
+    environment = replace(team.environment, settings=settings)
+    secret = names.password_of(settings, EMAIL)
+    known = f"{environment.machine.address} {people_lab.EVE}"
+    kit = make_kit(environment, "bob", ca_pem=CA, host_keys=known, secret=secret)
+    assert ("ca.pem" in kit.files) is (mode == "internal")
+    url = "http://127.0.0.1:7272" if mode == "tunnel" else "https://r2r.example.com:443"
+    for name, text in kit.files.items():
+        path = tmp_path / name
+        path.write_text(text)
+        if name.endswith(".sh"):
+            subprocess.run(["sh", "-n", str(path)], check=True)
+        if name.endswith(".py"):
+            compile(text, name, "exec")
+        if name in ("README.md", "env.sh", "check.sh", "example.py"):
+            assert url in text, name
+        assert "qdrant" not in text.lower()
+        assert "{{" not in text
+        assert (secret.get_secret_value() in text) is (name == "password")
+
+
 # -- what R2R really has -------------------------------------------------------------------------
 
 
@@ -305,8 +375,14 @@ def test_an_audit_compares_users_with_the_file(team: Team) -> None:
     ]  # fmt: skip
     for reality, difference in cases:
         assert told(lab, reality) == [difference]
-    found = agreement(audit(lab, cases[0][0], people_lab.NOW))
-    assert found.status is Status.CRITICAL
+    # who made themselves a second user has nothing of the team's by it
+    judged_so = [agreement(audit(lab, reality, people_lab.NOW)).status for reality, _ in cases]
+    warned = (0, len(cases) - 2, len(cases) - 1)
+    assert judged_so == [
+        Status.WARNING if at in warned else Status.CRITICAL for at in range(len(cases))
+    ]
+    shares = having(host, User("1", "eve@example.com", collections=(("books", admin),)))
+    assert agreement(audit(lab, shares, people_lab.NOW)).status is Status.CRITICAL
 
 
 def test_what_cannot_be_read_is_unknown_and_stops_all_but_a_removal(team: Team) -> None:
@@ -355,4 +431,4 @@ def test_an_answer_proves_a_refusal_only_where_r2r_said_it(
 def test_the_doctor_has_no_check_of_what_this_stack_has_not(team: Team) -> None:
     remote: Any = None
     checks = [each.id for each in developer_checks(team.environment, remote)]
-    assert checks == ["developers.access", "developers.expiry"]
+    assert checks == ["developers.access", "developers.expiry", "developers.tokens"]

@@ -146,7 +146,7 @@ QUEUES = (
 )
 BEFORE_R2R = (
     " edge.ca edge.tls edge.closed edge.open edge.header outside.ports"
-    " developers.access developers.expiry"
+    " developers.access developers.expiry developers.tokens"
 )
 
 

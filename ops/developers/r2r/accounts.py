@@ -192,7 +192,8 @@ def _of_stranger(settings: Settings, user: User) -> Difference:
     why = absent(settings, name)
     text = f"R2R has a user {user.email}{power}, and {why}"
     # those of our own making end with the next apply; another one is a person's to judge
-    return Difference(name, text, reaches=True, applies=bool(name))
+    slight = not (name or user.superuser or _governed(settings, user))
+    return Difference(name, text, reaches=True, applies=bool(name), slight=slight)
 
 
 def _of_user(settings: Settings, name: str, one: Wanted, user: User) -> Iterator[Difference]:
