@@ -58,11 +58,10 @@ def ingest_and_ask(environment: Environment, say: Say) -> None:
         _stream(readers[0], say)
 
 
-def take_leave(environment: Environment, say: Say) -> None:
+def forget_people(environment: Environment) -> None:
     """The demo's people are in no inventory: to the doctor they would be strangers."""
     with _edge(environment) as connect, connect(_administrator(environment)) as admin:
         _forget(admin)
-    say("anna and ben leave, and their documents with them")
 
 
 @contextlib.contextmanager
@@ -90,7 +89,7 @@ def _shelf(name: str) -> str:
 
 
 def _forget(admin: R2R) -> None:
-    """The demo's people, with what they brought; also those of a demo that broke off."""
+    """The demo's people, with what they brought."""
     addresses = {_address(name) for name in SHELVES}
     earlier = {user.id for user in admin.users.every() if user.email in addresses}
     for document in list(admin.documents.every()):

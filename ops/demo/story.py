@@ -16,7 +16,7 @@ from rich.console import Console
 from ops import deploy as deploying
 from ops.clients.ssh import Remote
 from ops.demo.qdrant import load_and_search
-from ops.demo.r2r import ingest_and_ask, take_leave
+from ops.demo.r2r import forget_people, ingest_and_ask
 from ops.errors import ServiceError
 from ops.health import Status, examine, show
 from ops.render.stack import carried_images
@@ -38,6 +38,8 @@ def run(console: Console) -> None:
     archive = image_archive(carried_images(environment.settings), say)
     console.rule("2  deploy over SSH")
     _deploy(environment, archive, say)
+    if environment.settings.stack == "r2r":
+        forget_people(environment)  # of a demo that broke off
     _examine(environment, console, say)
     console.rule("3  a machine of the team: documents in, answers out")
     with client("allowed") as allowed:
@@ -49,7 +51,8 @@ def run(console: Console) -> None:
     console.rule("4  a backup, and its proof")
     _back_up(environment, say)
     if environment.settings.stack == "r2r":
-        take_leave(environment, say)
+        forget_people(environment)
+        say("anna and ben leave, and their documents with them")
     console.rule("5  a machine nobody listed")
     with client("denied") as denied:
         _check_ports(denied, set(), "a stranger", say)

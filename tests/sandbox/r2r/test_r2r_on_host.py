@@ -20,7 +20,7 @@ from r2r_hands import (
     login,
 )
 
-from ops.demo.r2r import ingest_and_ask, take_leave
+from ops.demo.r2r import forget_people, ingest_and_ask
 from ops.sandbox import client, image_kinds
 from ops.sandbox.visit import open_ports
 from ops.settings import Environment
@@ -108,7 +108,7 @@ def test_the_header_that_chooses_a_schema_ends_at_the_edge(deployed: Environment
 def test_two_people_find_their_own_and_an_answer_streams(deployed: Environment) -> None:
     said: list[str] = []
     ingest_and_ask(deployed, said.append)
-    take_leave(deployed, print)
+    forget_people(deployed)
     assert len([line for line in said if "finds nothing of" in line]) == 2
     assert "The stack room is where the books are kept." in said[-1]
 
