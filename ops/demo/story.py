@@ -21,6 +21,7 @@ from ops.errors import ServiceError
 from ops.health import Status, examine, show
 from ops.render.stack import carried_images
 from ops.sandbox import Client, client, image_archive, up
+from ops.sandbox.layout import WHICH
 from ops.sandbox.visit import PORTS, open_ports
 from ops.settings import Environment, load_environment
 
@@ -62,10 +63,11 @@ def run(console: Console) -> None:
         raise ServiceError(f"the second deploy would change: {', '.join(again.changes)}")
     say(f"a second deploy changes nothing: 0 of {again.unchanged} steps")
     console.rule("what next")
+    which = "" if WHICH == "sandbox" else f"STACKROOM_SANDBOX={WHICH} "
     console.print(
         f"  stackroom -e {environment.name} doctor   every check, as a table\n"
-        "  stackroom sandbox shell          a root shell on the machine you just deployed\n"
-        "  stackroom sandbox down           leaves nothing behind\n"
+        f"  {which}stackroom sandbox shell   a root shell on the machine you just deployed\n"
+        f"  {which}stackroom sandbox down    leaves nothing behind\n"
         "  stackroom init production --host <address of your Hetzner VM>\n"
     )
 
