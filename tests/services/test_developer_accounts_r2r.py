@@ -338,6 +338,7 @@ def test_what_somebody_did_in_r2r_by_hand_is_found(r2r: R2rStack, team: Team) ->
                     f"R2R has a user {email}, and the file does not have it",
                     True,
                     applies=False,
+                    slight=True,
                 )
                 in found
             )
