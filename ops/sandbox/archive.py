@@ -36,6 +36,7 @@ BUILT_AS = {
     "r2r": OURS,
     "rabbitmq": PACKAGES,
 }
+SAME = {"postgres": "pgvector"}  # a Postgres with one extension more
 R2R_FOLDER = ROOT / "compose" / "r2r" / "r2r"
 
 
@@ -84,6 +85,7 @@ def image_kinds() -> dict[str, str]:
 def recipe_of(pinned: str) -> str:
     """The build folder for a pinned name: the last part of its repository. "" without one."""
     name = pinned.rsplit("/", 1)[-1].split("@")[0].split(":")[0]
+    name = SAME.get(name, name)
     return name if name in BUILT_AS else ""
 
 
