@@ -59,7 +59,7 @@ def add(
     key: Annotated[
         list[str] | None, typer.Option("--key", help="SSH public key, or its file; repeat.")
     ] = None,
-    access: Annotated[str, typer.Option(help="read or write, to points.")] = "read",
+    access: Annotated[str, typer.Option(help="read or write, to points (Qdrant).")] = "read",
     collections: Annotated[
         str, typer.Option(help="Names, with commas between; all: every declared one.")
     ] = "",

@@ -420,3 +420,13 @@ def test_ids_are_made_as_r2r_makes_them_and_its_key_signs_its_tokens(
     signed = jwt.encode(claims, r2r.secrets.r2r_secret_key, "HS256")
     me = asked(r2r, "/v3/users/me", signed).json()["results"]
     assert me["id"] == str(names.user_id("dora"))
+
+
+def test_r2r_itself_gives_nobody_an_address_that_is_free(r2r: R2rStack, team: Team) -> None:
+    """Why its database is told. Where this ends, its own way is the better one."""
+    team.settle()
+    with r2r.client() as admin:
+        path = f"/v3/users/{names.user_id('dora')}"
+        answer = admin.post(path, json={"email": names.email_of("dora", str(uuid.uuid4()))})
+    assert answer.status_code == 404, answer.text
+    assert team.login("dora").status_code == 200
