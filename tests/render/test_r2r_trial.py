@@ -58,7 +58,8 @@ def test_a_trial_runs_what_will_run_within_a_bound_of_its_own(each: Rendered) ->
     for name, service in each.trial["services"].items():
         running = each.services[name]
         changed = {key for key in running if service.get(key) != running[key]}
-        assert changed <= {"ports", "networks", "restart", "mem_limit", "depends_on"}, name
+        holds = {"volumes"} if name == "hatchet-postgres" else set()
+        assert changed <= {"ports", "networks", "restart", "mem_limit", "depends_on"} | holds, name
         assert stacks.mib(service["mem_limit"]) <= 1024, name
         waits = service.get("depends_on", {})
         assert waits == {k: running["depends_on"][k] for k in waits}, name
@@ -73,6 +74,22 @@ def test_the_volumes_of_a_trial_belong_to_who_writes_them(each: Rendered) -> Non
                 uid = re.search(r"uid=(\d+)", options)
                 assert uid, mount["source"]
                 assert int(uid[1]) == owners[each.project["volumes"][mount["source"]]["name"]]
+
+
+def test_what_a_one_shot_writes_is_there_for_the_next(each: Rendered) -> None:
+    """A tmpfs volume is unmounted with its last user: one that stays holds it from the beginning."""
+    services = each.trial["services"]
+    ending = [name for name in services if services[name]["image"].count("hatchet-admin")]
+    for mount in (mount for name in ending for mount in services[name]["volumes"]):
+        holders = [
+            name
+            for name, service in services.items()
+            if service.get("healthcheck")
+            and name != "r2r"
+            and mount["source"] in [each["source"] for each in service.get("volumes", [])]
+        ]
+        assert "hatchet-postgres" in holders, mount["source"]
+    assert bool(ending) == (each.settings.r2r.orchestration == "hatchet")
 
 
 def test_the_order_of_a_restart_is_kept_by_a_unit() -> None:
