@@ -10,11 +10,13 @@ from ops.render.firewall import CONTAINER_CHAIN
 from ops.render.people import GROUP, KEYS_FOLDER, tunnel_ports
 from ops.render.project import STACK_DIR
 from ops.settings import Settings
+from ops.settings.host import BASE
 
 SSH_DROP_IN = "/etc/ssh/sshd_config.d/10-stackroom.conf"
 GUARD = "/usr/local/sbin/stackroom-guard"
 APPLY = "/usr/local/sbin/stackroom-apply"
 STACK_UNIT = "stackroom-stack.service"
+RESTORE_JOURNAL = f"{BASE}/restore.json"  # see ops/restore/journal.py
 START_SECONDS = 300  # for every service; Qdrant opens its port only after it has loaded everything
 DAEMON_JSON = "/etc/docker/daemon.json"
 JOURNAL_CONF = "/etc/systemd/journald.conf.d/10-stackroom.conf"
@@ -82,7 +84,13 @@ def ssh_files(settings: Settings) -> list[RenderedFile]:
 
 def stack_unit() -> RenderedFile:
     """What starts the services in their order after a restart of the machine."""
-    text = render(f"systemd/{STACK_UNIT}.j2", apply=APPLY, seconds=START_SECONDS, folder=STACK_DIR)
+    text = render(
+        f"systemd/{STACK_UNIT}.j2",
+        apply=APPLY,
+        seconds=START_SECONDS,
+        folder=STACK_DIR,
+        journal=RESTORE_JOURNAL,
+    )
     return RenderedFile(f"/etc/systemd/system/{STACK_UNIT}", text)
 
 

@@ -77,7 +77,7 @@ def test_the_volumes_of_a_trial_belong_to_who_writes_them(each: Rendered) -> Non
 
 
 def test_what_a_one_shot_writes_is_there_for_the_next(each: Rendered) -> None:
-    """A tmpfs volume is unmounted with its last user: one that stays holds it from the beginning."""
+    """A tmpfs volume is unmounted with its last user: one that stays holds it from the start."""
     services = each.trial["services"]
     ending = [name for name in services if services[name]["image"].count("hatchet-admin")]
     for mount in (mount for name in ending for mount in services[name]["volumes"]):
