@@ -139,6 +139,25 @@ class Rendered(StackFiles):
         return found
 
 
+def assert_touches_nothing_that_runs(trial: dict[str, Any]) -> None:
+    """A trial has no port, no name, no volume and no network of the stack that runs."""
+    mounted = set()
+    for name, service in trial["services"].items():
+        assert service.get("ports", []) == [], name
+        assert "container_name" not in service
+        assert service["restart"] == "no"
+        assert service["networks"] == ["trial"]
+        for mount in service.get("volumes", []):
+            if mount["type"] == "volume":
+                mounted.add(mount["source"])
+            else:
+                assert mount["read_only"] is True
+    assert trial["networks"]["trial"] == {"internal": True}
+    for name in mounted:
+        assert not {"external", "name"} & set(trial["volumes"][name]), name
+        assert trial["volumes"][name]["driver_opts"]["type"] == "tmpfs"
+
+
 MakeEnvironment = Callable[..., Environment]
 Render = Callable[..., Rendered]
 

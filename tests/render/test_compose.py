@@ -220,22 +220,7 @@ def test_compose_files_on_the_host_are_those_of_the_repository(each_kind: Render
 
 
 def test_a_trial_touches_nothing_that_runs(each_kind: Rendered) -> None:
-    trial = each_kind.trial
-    mounted = set()
-    for name, service in trial["services"].items():
-        assert service.get("ports", []) == [], name
-        assert "container_name" not in service
-        assert service["restart"] == "no"
-        assert service["networks"] == ["trial"]
-        for mount in service["volumes"]:
-            if mount["type"] == "volume":
-                mounted.add(mount["source"])
-            else:
-                assert mount["read_only"] is True
-    assert trial["networks"]["trial"] == {"internal": True}
-    for name in mounted:
-        assert not {"external", "name"} & set(trial["volumes"][name]), name
-        assert trial["volumes"][name]["driver_opts"]["type"] == "tmpfs"
+    stacks.assert_touches_nothing_that_runs(each_kind.trial)
 
 
 def test_a_trial_is_confined_as_the_real_one_and_runs_the_same(each_kind: Rendered) -> None:

@@ -36,22 +36,7 @@ def test_what_is_configured_by_us_is_tried_and_what_is_optional_and_large_is_not
 
 
 def test_a_trial_touches_nothing_that_runs(each: Rendered) -> None:
-    trial = each.trial
-    mounted = set()
-    for name, service in trial["services"].items():
-        assert service.get("ports", []) == [], name
-        assert "container_name" not in service
-        assert service["restart"] == "no"
-        assert service["networks"] == ["trial"]
-        for mount in service.get("volumes", []):
-            if mount["type"] == "volume":
-                mounted.add(mount["source"])
-            else:
-                assert mount["read_only"] is True
-    assert trial["networks"]["trial"] == {"internal": True}
-    for name in mounted:
-        assert not {"external", "name"} & set(trial["volumes"][name]), name
-        assert trial["volumes"][name]["driver_opts"]["type"] == "tmpfs"
+    stacks.assert_touches_nothing_that_runs(each.trial)
 
 
 def test_a_trial_runs_what_will_run_within_a_bound_of_its_own(each: Rendered) -> None:
