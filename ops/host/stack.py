@@ -13,6 +13,7 @@ from pathlib import Path
 from pyinfra import host
 from pyinfra.api import FactBase, FileUploadCommand, OperationError, deploy, operation
 
+from ops.host import token
 from ops.host.facts import Lines
 from ops.host.operations import Commands, differing, packages, place, show_diff, unit, upload
 from ops.render.files import RenderedFile
@@ -201,7 +202,9 @@ def converge(wanted: Stack) -> Commands:
     off = [s.name for s in wanted.services if not _runs(s, containers.get(s.name), ids)]
     surplus = set(containers) - {service.name for service in wanted.services}
     interrupted = host.get_fact(Lines, script=INTERRUPTED)
-    if not (changed or off or surplus or interrupted):
+    queues = any(service.name == token.RENEWED[0] for service in wanted.services)
+    renewed = set(token.RENEWED) if queues and token.ends_soon() else set()
+    if not (changed or off or surplus or interrupted or renewed):
         host.noop("every service runs as wanted")
         return
     show_diff(changed)
@@ -220,7 +223,9 @@ def converge(wanted: Stack) -> Commands:
     edited = {s.name for s in wanted.services for f in changed if f.path in s.files}
     # Compose neither starts nor waits for what hangs
     hung = {name for name, each in containers.items() if each.state in ("unhealthy", "paused")}
-    yield " ".join([APPLY, str(START_SECONDS), *sorted(edited | (hung - surplus))])
+    if renewed:
+        yield token.REMOVE
+    yield " ".join([APPLY, str(START_SECONDS), *sorted(edited | renewed | (hung - surplus))])
 
 
 def _image_ids(images: list[str]) -> dict[str, str]:

@@ -23,10 +23,7 @@ BACKLOG, FLOOD = 100.0, 10_000.0  # messages for one consumer
 RETURNING = "_dlx_v2"
 NEAR_DAYS = 14.0
 DAY = 86400.0
-RENEW = (
-    "on the host: rm $(docker volume inspect -f '{{.Mountpoint}}' stackroom_hatchet_token)/token"
-    " && docker start -a stackroom-hatchet-token-1 && docker restart stackroom-r2r-1"
-)
+RENEW = "stackroom -e {environment} deploy  (it makes a new one, and R2R reads it)"
 
 
 def ready(found: Facts) -> Verdict:

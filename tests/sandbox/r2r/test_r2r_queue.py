@@ -6,8 +6,10 @@ What ran is printed. Nothing stands in for Hatchet.
 
 from __future__ import annotations
 
+import base64
 import json
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -96,6 +98,23 @@ def test_a_document_goes_through_the_queue_or_the_deploy_says_what_is_missing(
     well = doctor(queueing, "hatchet", "rabbitmq", "r2r")
     assert {name: status for name, status in well.items() if status != "OK"} == {}
     assert {"hatchet.queue", "hatchet.worker", "hatchet.token", "rabbitmq.alarms"} < set(well)
+
+
+def test_a_token_near_its_end_is_made_anew_by_a_deploy(
+    queueing: str, archive_with_hatchet: Path | None
+) -> None:
+    if archive_with_hatchet is None:
+        return  # told by the fixture; tests/unit/test_hatchet_token.py holds the judging of it
+    place = "$(docker volume inspect -f '{{.Mountpoint}}' stackroom_hatchet_token)/token"
+    claims = base64.urlsafe_b64encode(json.dumps({"exp": time.time() + 86400}).encode())
+    on_host(f"printf 'e30.{claims.decode().rstrip('=')}.e30' >{place}")
+    assert plan(queueing) == {"Stack | services"}
+    assert doctor(queueing, "hatchet.token") == {"hatchet.token": "WARNING"}
+    done = deploy(environment=queueing)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(on_host(f"cat {place}")) > 200
+    assert doctor(queueing, "hatchet.token") == {"hatchet.token": "OK"}
+    assert plan(queueing) == set()
 
 
 def test_the_order_holds_after_a_restart_and_simple_drops_what_it_does_not_need(
