@@ -59,10 +59,11 @@ check:
 	$(BIN)/mypy
 	$(BIN)/compose-lint check --fail-on high $(wildcard compose/*/*.yaml)
 
-bench: ## measurements, as tables: deploys beside Ansible, backups, drills, migrations
+bench: ## measurements, as tables: deploys beside Ansible, backups, drills, migrations, R2R
 	@sh ops/sandbox/prepare.sh bench
 	@$(BIN)/stackroom sandbox engine
-	$(BIN)/pytest -q -s -m bench tests/bench
+	$(BIN)/pytest -q -s -m bench --ignore=tests/bench/test_bench_r2r.py tests/bench
+	STACKROOM_SANDBOX=r2r $(BIN)/pytest -q -s -m bench tests/bench/test_bench_r2r.py
 
 lock: ## renew requirements/*.lock (needs uv)
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header \
