@@ -77,14 +77,17 @@ def look(remote: Remote, project: str) -> Stored | None:
     command = (
         f"exec 2>/dev/null; cd {STACK_DIR} || exit 0; {shlex.join([*psql, sql])};"
         f" echo '{NEXT}'; grep -m 1 '^base_model = ' r2r/r2r.toml;"
-        f" echo '{NEXT}'; cat litellm/config.yaml; true"
+        f" echo '{NEXT}'; cat litellm/config.yaml;"
+        f" echo '{NEXT}'; grep '^R2R_PROJECT=' .env; true"
     )
     parts = remote.run(command, timeout=ASK_SECONDS).stdout.split(f"{NEXT}\n")
     dimension, _, filled = parts[0].strip().partition("|")
-    if len(parts) != 3 or not dimension.isdecimal():
+    if len(parts) != 4 or not dimension.isdecimal():
         return None
     alias = parts[1].strip().removeprefix('base_model = "openai/').removesuffix('"')
-    return Stored(int(dimension), filled == "t", _model(parts[2], alias))
+    # what is deployed made the vectors of its own project; of another one nobody knows who did
+    own = parts[3].strip() == f"R2R_PROJECT={project}"
+    return Stored(int(dimension), filled == "t", _model(parts[2], alias) if own else "")
 
 
 def _model(config: str, alias: str) -> str:

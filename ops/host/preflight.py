@@ -10,6 +10,7 @@ from pyinfra import host
 from pyinfra.api import FactBase
 from pyinfra.api.exceptions import DeployError
 
+from ops.render.host import RESTORE_JOURNAL
 from ops.render.project import PROJECT, STACK_DIR
 from ops.settings import Settings
 from ops.settings.model import LOOPBACK_PORTS
@@ -43,6 +44,7 @@ class HostReport:
     init: str
     listeners: tuple[tuple[int, str], ...]
     deployed: bool = False
+    half_restored: bool = False
 
 
 class Report(FactBase[HostReport]):
@@ -60,6 +62,7 @@ class Report(FactBase[HostReport]):
             ' echo "filesystem=$(findmnt -n -o FSTYPE -T $d)"; echo "now=$(date +%s)";'
             ' ss -Hltnp 2>/dev/null | awk \'{print "listener=" $4 " " $6}\';'
             f" [ -d {STACK_DIR} ] && echo deployed=yes || echo deployed=no;"
+            f" grep -Eqs 'switching|reverting|undoing' {RESTORE_JOURNAL} && echo restore=half;"
             " docker ps --format"
             " '{{.Label \"com.docker.compose.project\"}}|{{.Names}}|{{.Ports}}' 2>/dev/null"
             f" | sed -n '/^{PROJECT}|/!s/^/container=/p'"
@@ -93,6 +96,7 @@ class Report(FactBase[HostReport]):
             init=values["init"],
             listeners=tuple(listeners),
             deployed=values["deployed"] == "yes",
+            half_restored=values.get("restore") == "half",
         )
 
 
@@ -120,6 +124,11 @@ def problems(report: HostReport, settings: Settings, now: float) -> list[str]:
     skew = report.now - now
     if abs(skew) > MAXIMUM_CLOCK_SKEW_SECONDS:
         found.append(f"the machine's clock is {skew:+.0f} s off; set it (timedatectl set-ntp true)")
+    if report.half_restored:
+        found.append(
+            "a restore is under way or was broken off, with half of the data in place; where none"
+            " runs, `drill` finishes it or takes it back"
+        )
     wanted = {*LOOPBACK_PORTS[settings.stack], *settings.edge_ports(), *settings.world_ports()}
     if settings.api:
         wanted.add(settings.api.port)

@@ -23,9 +23,9 @@ from ops.render.stack import DATA_VOLUMES
 
 BUILD_DIR = "/var/lib/stackroom/build"
 ARCHIVE = "/var/lib/stackroom/images.tar"
-# what a deploy that was killed leaves: services that were to start anew, a trial
+# what a deploy that was killed leaves: services that were to start anew, half a stack, a trial
 INTERRUPTED = (
-    "ls /etc/stackroom/recreate 2>/dev/null; docker ps --all --quiet"
+    "ls -d /etc/stackroom/recreate /etc/stackroom/stack.next 2>/dev/null; docker ps --all --quiet"
     " --filter label=com.docker.compose.project=stackroom-trial 2>/dev/null || true"
 )
 
@@ -223,8 +223,6 @@ def converge(wanted: Stack) -> Commands:
     edited = {s.name for s in wanted.services for f in changed if f.path in s.files}
     # Compose neither starts nor waits for what hangs
     hung = {name for name, each in containers.items() if each.state in ("unhealthy", "paused")}
-    if renewed:
-        yield token.REMOVE
     yield " ".join([APPLY, str(START_SECONDS), *sorted(edited | renewed | (hung - surplus))])
 
 

@@ -9,7 +9,8 @@ from pyinfra import host
 from ops.host.facts import Lines
 
 RENEWED_DAYS = 30  # before its end; the doctor warns later, so that a deploy is what mends it
-RENEWED = ("hatchet-token", "r2r")  # who makes it, and who reads it at its start
+# who makes it, and who reads it at its start; stackroom-apply takes the old one away first
+RENEWED = ("hatchet-token", "r2r")
 _PLACE = "$(docker volume inspect -f '{{.Mountpoint}}' stackroom_hatchet_token)/token"
 # of a JWT the middle part says when it ends (RFC 7519, 4.1.4); what is no JWT is no token
 _ENDS_SOON = """\
@@ -23,7 +24,6 @@ except (IndexError, ValueError, KeyError, TypeError):
     ends = 0
 print("soon" if ends < time.time() + float(sys.argv[2]) else "later")
 """
-REMOVE = f'rm -f "{_PLACE}"'
 
 
 def ends_soon() -> bool:

@@ -54,7 +54,9 @@ def base_files(settings: Settings, login: str = "root") -> list[RenderedFile]:
         ),
         RenderedFile("/etc/sudoers.d/stackroom", sudoers, mode=0o440),
         RenderedFile(GUARD, guard, mode=0o755),
-        RenderedFile(APPLY, render("host/stackroom-apply.sh.j2"), mode=0o755),
+        RenderedFile(
+            APPLY, render("host/stackroom-apply.sh.j2", journal=RESTORE_JOURNAL), mode=0o755
+        ),
         RenderedFile(
             "/etc/systemd/system/stackroom-guard.service",
             render("systemd/stackroom-guard.service.j2"),

@@ -82,12 +82,14 @@ class Trial:
     """How a new stack is tried beside the one that runs.
 
     `overlays`: file name on the host -> file below compose/. `services`: which of them, with what
-    they need. `seconds`: how long they may take to become healthy.
+    they need. `seconds`: how long they may take to become healthy. `memory`: MiB that they take;
+    with less to spare what runs could be killed for it.
     """
 
     overlays: Mapping[str, str]
     services: tuple[str, ...]
     seconds: int
+    memory: int
 
 
 @dataclass(frozen=True)
@@ -164,6 +166,7 @@ def _trial_values(trial: Trial) -> dict[str, str]:
         "TRIAL_FILES": ":".join(trial.overlays),
         "TRIAL_SERVICES": ",".join(trial.services),
         "TRIAL_SECONDS": str(trial.seconds),
+        "TRIAL_MEMORY": str(trial.memory),
     }
 
 

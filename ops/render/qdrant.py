@@ -17,7 +17,7 @@ from ops.settings.model import EdgeMode, Secrets
 
 QDRANT_UID = 1000  # of the image's own account
 DATA_VOLUME = "stackroom_qdrant_storage"
-TRIAL_SECONDS = 90
+TRIAL_SECONDS, TRIAL_MEMORY = 90, 100  # an empty Qdrant takes less
 # what an Authorization header carries (RFC 6750); none of it means anything to a file's syntax
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")
 
@@ -46,6 +46,7 @@ def qdrant_plan(environment: Environment, memory_mib: int, cpus: int) -> Plan:
             overlays={"trial.yaml": "qdrant/trial.yaml", **edge},
             services=("qdrant", *(["edge"] if edge else [])),
             seconds=TRIAL_SECONDS,
+            memory=TRIAL_MEMORY,
         ),
         data_volume=DATA_VOLUME,
         build=build(settings),

@@ -38,6 +38,8 @@ BROKER_PERCENT = 60
 PATIENCE_SECONDS = 30
 # eight services one after the other, the first database of a machine among them
 TRIAL_SECONDS = 300
+# seen at rest: R2R 440, LiteLLM 330, the database 140; Hatchet's three 540 more
+TRIAL_MEMORY = {"simple": 1000, "hatchet": 1600}
 
 
 def r2r_plan(environment: Environment, memory_mib: int, cpus: int) -> Plan:
@@ -61,6 +63,7 @@ def r2r_plan(environment: Environment, memory_mib: int, cpus: int) -> Plan:
             overlays={**_trials(settings), **edge},
             services=("r2r", *(["edge"] if edge else [])),
             seconds=TRIAL_SECONDS,
+            memory=TRIAL_MEMORY[settings.r2r.orchestration],
         ),
         data_volume=DATA_VOLUME,
         build=build(),

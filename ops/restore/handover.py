@@ -19,8 +19,10 @@ COUNT_SECONDS = 3600.0
 _OBJECTS = "large objects"
 CONTROL_SECONDS = 120.0
 # psql takes it from the environment of its container itself: it stands in no argument list
+# and the server writes no statement that fails into its log
 _POSTGRES = """\\getenv password POSTGRES_PASSWORD
 \\if :{?password}
+set log_min_error_statement = panic;
 alter role current_user password :'password';
 \\endif
 """

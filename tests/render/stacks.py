@@ -26,7 +26,7 @@ MODES = ("tunnel", "internal", "acme", "external")
 APIS = ("none", "image", "git")
 # of `.env`: what is not for the compose files, but for Compose itself and for stackroom-apply
 FOR_OTHERS = {"COMPOSE_FILE", "COMPOSE_PROJECT_NAME"} | {
-    f"TRIAL_{name}" for name in ("FILES", "SERVICES", "SECONDS")
+    f"TRIAL_{name}" for name in ("FILES", "SERVICES", "SECONDS", "MEMORY")
 }
 ADDRESSES = ("198.51.100.10", "2001:DB8::10", "VM1.example.com")
 

@@ -81,7 +81,7 @@ def test_the_order_of_a_restart_is_kept_by_a_unit() -> None:
     """Compose's order is for `up` alone: what Docker starts again by itself starts all at once."""
     assert Rendered().stack.ordered
     unit = stack_unit().content
-    assert "ExecStart=/usr/local/sbin/stackroom-apply " in unit
+    assert "ExecStart=/usr/local/sbin/stackroom-apply --boot " in unit
     assert "ExecStop=/usr/bin/docker compose stop\n" in unit
     assert "After=docker.service" in unit
     assert "Requires=docker.service" not in unit, "a restart of Docker would stop the stack"

@@ -104,6 +104,7 @@ def test_a_good_machine_has_no_problems(change: dict[str, Any]) -> None:
             {"listeners": ((443, "nginx"),)},
             "port 443 is held by nginx; stop it or choose another port",
         ),
+        ({"half_restored": True}, "a restore is under way or was broken off"),
         ({"listeners": ((6333, "qdrant"),)}, "port 6333 is held by qdrant"),
         ({"listeners": ((6334, "qdrant"),)}, "port 6334 is held by qdrant"),
     ],
