@@ -130,6 +130,7 @@ def main() -> None:
             port=7272,
             log_config=None,
             timeout_graceful_shutdown=30,
+            timeout_keep_alive=15,  # longer than the edge keeps a connection
         )
     finally:
         end_children()
