@@ -17,8 +17,12 @@ from ops.render.host import RESTORE_JOURNAL
 DOCKER = """#!/bin/sh
 echo "$(basename "$PWD") $*" >>"$NOTES"
 case "$*" in
+"volume inspect"*) echo "$VOLUME" ;;
 *"config --services") printf '%s\\n' $SERVICES ;;
-"compose up"*) [ "$COMPOSE_PROJECT_NAME" = stackroom-trial ] || exit "${UP:-0}" ;;
+"compose up"*)
+    if [ "$COMPOSE_PROJECT_NAME" = stackroom-trial ]; then exit "${TRIAL:-0}"; fi
+    exit "${UP:-0}"
+    ;;
 esac
 """
 NEXT = {
@@ -121,6 +125,23 @@ def test_what_this_stack_has_not_is_not_recreated(host: Host) -> None:
     assert host.apply("300").returncode == 0
     assert host.ups[0] == "stack compose up --detach --no-deps --force-recreate r2r"
     assert not (host.folder / "recreate").exists()
+
+
+def test_a_token_that_is_to_be_made_anew_is_taken_away_when_the_swap_is_done(
+    host: Host, tmp_path: Path
+) -> None:
+    """The one-shot keeps a token that is there; a refused trial must not cost the one in use."""
+    (tmp_path / "volume").mkdir()
+    token = tmp_path / "volume" / "token"
+    token.write_text("eyJ")
+    queue = {"SERVICES": "r2r hatchet-token", "VOLUME": str(token.parent)}
+    host.lay("stack")
+    host.lay("stack.next")
+    assert host.apply("300", "hatchet-token", "r2r", TRIAL="1", **queue).returncode == 1
+    assert token.exists()
+    assert host.apply("300", "hatchet-token", "r2r", **queue).returncode == 0
+    assert not token.exists()
+    assert host.ups[-2] == "stack compose up --detach --no-deps --force-recreate r2r hatchet-token"
 
 
 def test_a_trial_is_left_out_where_it_could_cost_what_runs_its_memory(tmp_path: Path) -> None:
