@@ -44,11 +44,17 @@ class Said(Remote):
         return Completed(0, self.stdout, "")
 
 
-def there(row: str = "1024|t", alias: str = ALIAS, deployed: Environment | None = None) -> Said:
+def there(
+    row: str = "1024|t",
+    alias: str = ALIAS,
+    deployed: Environment | None = None,
+    project: str = "stackroom",
+) -> Said:
     """A machine with a table of chunks and the files of an earlier deploy."""
     of = deployed or environment()
     config = _litellm_config(of.settings).content
-    return Said(of, f'{row}\n== \nbase_model = "openai/{alias}"\n== \n{config}')
+    files = (f'base_model = "openai/{alias}"\n', config, f"R2R_PROJECT={project}\n")
+    return Said(of, "== \n".join([f"{row}\n", *files]))
 
 
 def refusal(wanted: Environment, remote: Said) -> DeployError:
@@ -58,8 +64,8 @@ def refusal(wanted: Environment, remote: Said) -> DeployError:
 
 
 def test_what_is_stored_is_read() -> None:
-    assert look(there(), "library") == Stored(1024, True, "mistral/mistral-embed")
-    assert look(there("512|f", "text-embedding-3-gone"), "library") == Stored(512, False, "")
+    assert look(there(), "stackroom") == Stored(1024, True, "mistral/mistral-embed")
+    assert look(there("512|f", "text-embedding-3-gone"), "stackroom") == Stored(512, False, "")
 
 
 def test_another_dimension_is_refused_even_of_an_empty_table() -> None:
@@ -83,6 +89,13 @@ def test_another_model_is_refused_where_documents_are_in() -> None:
     refuse_other_vectors(wanted, there("1024|f"))
 
 
+def test_the_deployed_model_says_nothing_of_another_project() -> None:
+    """Back in an older project: what is deployed did not make the vectors that are there."""
+    assert look(there(project="newer"), "stackroom") == Stored(1024, True, "")
+    refuse_other_vectors(environment("openai/bge-m3"), there(project="newer"))
+    refusal(environment(dimension=512), there(project="newer"))
+
+
 def test_the_same_model_by_another_alias_is_the_same() -> None:
     earlier = environment()
     chat, same = {"model": "openai/a"}, {"model": "mistral/mistral-embed"}
@@ -99,7 +112,9 @@ def test_the_same_model_by_another_alias_is_the_same() -> None:
     refuse_other_vectors(environment(), there(alias="text-embedding-3-old", deployed=earlier))
 
 
-@pytest.mark.parametrize("stdout", ["", "no row", "== \n== \n", "1024|t\n== \n== \nno: models\n"])
+@pytest.mark.parametrize(
+    "stdout", ["", "no row", "== \n== \n", "1024|t\n== \n== \nno: models\n== \n"]
+)
 def test_what_cannot_be_told_is_no_reason(stdout: str) -> None:
     refuse_other_vectors(environment(), Said(environment(), stdout))
 
