@@ -115,6 +115,7 @@ class R2rStack:
             R2R_SECRET_KEY=s.r2r_secret_key,
             OPENAI_API_KEY=s.litellm_master_key,
         )
+        self._file(".env", f"R2R_PROJECT={PROJECT}\n", 0)
         self._file("litellm/config.yaml", json.dumps(litellm_config()), 1000)
         self._file("r2r/r2r.toml", r2r_toml(self.admin_email, s.admin_password), 1000)
         shutil.copy(UPSTREAM, self.folder / UPSTREAM.name)
