@@ -16,6 +16,7 @@ import os
 import re
 import secrets
 import shutil
+import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -349,6 +350,14 @@ def run_options(service: dict[str, Any], folder: Path, volume: Any) -> list[str]
     return options + _health(service["healthcheck"])
 
 
+def _free_port() -> int:
+    """One that stays: Docker gives another with every start where none is named."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        port: int = listening.getsockname()[1]
+        return port
+
+
 def _health(check: dict[str, Any]) -> list[str]:
     # `docker run` knows shell lines alone; every image here has a shell
     words = " ".join(_quoted(word) for word in check["test"][1:])
@@ -385,7 +394,9 @@ _OPTIONS = {
     "env_file": lambda value, folder, _: [f"--env-file={folder / path}" for path in value],
     "environment": lambda value, *_: [f"--env={k}={v}" for k, v in value.items()],
     # a port of its own choice: the pinned one may be in use
-    "ports": lambda value, *_: [f"--publish=127.0.0.1::{port.rsplit(':', 1)[1]}" for port in value],
+    "ports": lambda value, *_: [
+        f"--publish=127.0.0.1:{_free_port()}:{port.rsplit(':', 1)[1]}" for port in value
+    ],
     "logging": lambda value, *_: [f"--log-opt={k}={v}" for k, v in value["options"].items()],
     "volumes": _mount,
 }
