@@ -74,7 +74,8 @@ def plan(environment: str = ENVIRONMENT) -> set[str]:
 
 
 def deploy(*options: str, environment: str = ENVIRONMENT) -> Done:
-    return stackroom("deploy", "--yes", *options, environment=environment)
+    # a first one brings gigabytes of images, on a machine that runs every other test
+    return stackroom("deploy", "--yes", *options, environment=environment, timeout=800)
 
 
 def on_host(command: str, *, check: bool = True, timeout: float = 120) -> str:
