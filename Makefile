@@ -1,6 +1,6 @@
 # The commands of a working day. `make demo` and `make test` install what they need.
 .DEFAULT_GOAL := help
-.PHONY: help demo test lane-quick lane-services lane-faults lane-sandbox lane-second test-fast lint check bench lock setup tools
+.PHONY: help demo test lane-quick lane-services lane-r2r lane-sandbox lane-second test-fast lint check bench lock setup tools
 BIN := .venv/bin
 
 help: ## what there is
@@ -20,22 +20,25 @@ demo: tools ## a bare machine becomes a closed, running server, proven on the sc
 
 test: tools ## every test, in five lanes side by side
 	@$(BIN)/stackroom sandbox engine
-	@echo "five lanes, each shown when it ends: quick, services, faults and the R2R stack, two machines"
+	@echo "five lanes, each shown when it ends: unit and faults, services, the R2R stack, two machines"
 	@$(MAKE) --no-print-directory --jobs=5 --output-sync=target \
-	  lane-sandbox lane-second lane-quick lane-services lane-faults
+	  lane-sandbox lane-second lane-quick lane-services lane-r2r
 
 # the throw-away machines take longest, and wait most: the others leave them the processor
 lane-quick: check
 	nice -n 5 $(BIN)/pytest --hypothesis-profile=ci tests/unit tests/render
+	nice -n 10 $(BIN)/pytest --hypothesis-profile=ci tests/faults $(LONG)
 
 # the tests of R2R share one stack, so they share a lane
 R2R := $(shell grep -l 'r2r: R2rStack' tests/services/test_*.py)
+# of the services' the longest, for the lane that is done first
+LONG := tests/services/test_restore_stack.py tests/services/test_restore_databases.py
 
 lane-services:
-	nice -n 10 $(BIN)/pytest --hypothesis-profile=ci $(addprefix --ignore=,$(R2R)) tests/services
+	nice -n 10 $(BIN)/pytest --hypothesis-profile=ci $(addprefix --ignore=,$(R2R) $(LONG)) tests/services
 
-lane-faults:
-	nice -n 10 $(BIN)/pytest --hypothesis-profile=ci tests/contract $(R2R) tests/faults
+lane-r2r:
+	nice -n 10 $(BIN)/pytest --hypothesis-profile=ci tests/contract $(R2R)
 	STACKROOM_SANDBOX=r2r $(BIN)/pytest -s --durations=20 tests/sandbox/r2r
 
 # about half of the tests, by the time they take; whatever is not named here is the first's
