@@ -15,7 +15,7 @@ from ops.clients import edge
 from ops.clients.edge import Place
 from ops.clients.ssh import Remote
 from ops.developers.audit_words import Difference, Row, Visit, absent
-from ops.developers.probe import Probe, unknown
+from ops.developers.probe import Probe, asked, unknown
 from ops.developers.reality import Reality
 from ops.developers.tokens import mint
 from ops.errors import SettingsError, StackroomError, UnreachableError
@@ -221,9 +221,11 @@ def _shown(before: Environment, name: str, ids: Iterable[str], remote: Remote) -
         except StackroomError as error:
             yield Probe(f"{label} is taken", f"unknown: {error.message}", False)
             continue
-        yield _asked(f"{label} is taken on loopback", partial(_loopback, remote, token))
+        ask = partial(_loopback, remote, token)
+        yield asked(f"{label} is taken on loopback", ask, token_answer)
         if before.settings.edge.mode is not EdgeMode.TUNNEL:
-            yield _asked(f"{label} is taken at the edge", partial(_at_edge, before, remote, token))
+            ask = partial(_at_edge, before, remote, token)
+            yield asked(f"{label} is taken at the edge", ask, token_answer)
 
 
 def _later(settings: Settings, name: str) -> datetime | None:
@@ -231,17 +233,6 @@ def _later(settings: Settings, name: str) -> datetime | None:
     if not settings.developers[name].is_expired():
         return None
     return datetime.now(UTC) + timedelta(days=1)
-
-
-def _asked(what: str, ask: Callable[[], tuple[int, str]]) -> Probe:
-    try:
-        code, said = ask()
-    except StackroomError as error:
-        return Probe(what, f"unknown: {error.message}", False)
-    except httpx.HTTPError as error:
-        # the kind only: a message of httpx may quote the header that holds the token
-        return Probe(what, f"unknown: {type(error).__name__}", False)
-    return token_answer(what, code, said)
 
 
 def token_answer(what: str, code: int, said: str) -> Probe:

@@ -10,7 +10,7 @@ from pyinfra import host
 from pyinfra.api import FactBase
 from pyinfra.api.exceptions import DeployError
 
-from ops.render.host import RESTORE_JOURNAL
+from ops.render.host import HALF_RESTORED
 from ops.render.project import PROJECT, STACK_DIR
 from ops.settings import Settings
 from ops.settings.model import LOOPBACK_PORTS
@@ -62,7 +62,7 @@ class Report(FactBase[HostReport]):
             ' echo "filesystem=$(findmnt -n -o FSTYPE -T $d)"; echo "now=$(date +%s)";'
             ' ss -Hltnp 2>/dev/null | awk \'{print "listener=" $4 " " $6}\';'
             f" [ -d {STACK_DIR} ] && echo deployed=yes || echo deployed=no;"
-            f" grep -Eqs 'switching|reverting|undoing' {RESTORE_JOURNAL} && echo restore=half;"
+            f" {HALF_RESTORED} && echo restore=half;"
             " docker ps --format"
             " '{{.Label \"com.docker.compose.project\"}}|{{.Names}}|{{.Ports}}' 2>/dev/null"
             f" | sed -n '/^{PROJECT}|/!s/^/container=/p'"

@@ -17,6 +17,8 @@ GUARD = "/usr/local/sbin/stackroom-guard"
 APPLY = "/usr/local/sbin/stackroom-apply"
 STACK_UNIT = "stackroom-stack.service"
 RESTORE_JOURNAL = f"{BASE}/restore.json"  # see ops/restore/journal.py
+# a command of the shell: whether half of the data are in place; in single quotes it stays whole
+HALF_RESTORED = f'grep -Eqs "switching|reverting|undoing" {RESTORE_JOURNAL}'
 START_SECONDS = 300  # for every service; Qdrant opens its port only after it has loaded everything
 DAEMON_JSON = "/etc/docker/daemon.json"
 JOURNAL_CONF = "/etc/systemd/journald.conf.d/10-stackroom.conf"
@@ -55,7 +57,7 @@ def base_files(settings: Settings, login: str = "root") -> list[RenderedFile]:
         RenderedFile("/etc/sudoers.d/stackroom", sudoers, mode=0o440),
         RenderedFile(GUARD, guard, mode=0o755),
         RenderedFile(
-            APPLY, render("host/stackroom-apply.sh.j2", journal=RESTORE_JOURNAL), mode=0o755
+            APPLY, render("host/stackroom-apply.sh.j2", half_restored=HALF_RESTORED), mode=0o755
         ),
         RenderedFile(
             "/etc/systemd/system/stackroom-guard.service",
@@ -91,7 +93,7 @@ def stack_unit() -> RenderedFile:
         apply=APPLY,
         seconds=START_SECONDS,
         folder=STACK_DIR,
-        journal=RESTORE_JOURNAL,
+        half_restored=HALF_RESTORED,
     )
     return RenderedFile(f"/etc/systemd/system/{STACK_UNIT}", text)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ops.render.files import render
-from ops.render.host import RESTORE_JOURNAL
+from ops.render.host import HALF_RESTORED, RESTORE_JOURNAL
 
 DOCKER = """#!/bin/sh
 echo "$(basename "$PWD") $*" >>"$NOTES"
@@ -45,7 +45,7 @@ class Host:
         (folder / "bin").mkdir()
         (folder / "bin" / "docker").write_text(DOCKER)
         (folder / "bin" / "docker").chmod(0o755)
-        text = render("host/stackroom-apply.sh.j2", journal=RESTORE_JOURNAL)
+        text = render("host/stackroom-apply.sh.j2", half_restored=HALF_RESTORED)
         text = text.replace("/etc/stackroom", str(self.folder))
         text = text.replace("/proc/meminfo", str(folder / "meminfo"))
         self.script = folder / "apply"

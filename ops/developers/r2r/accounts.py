@@ -14,7 +14,7 @@ from ops.clients import edge
 from ops.clients.edge import Place
 from ops.clients.ssh import Remote
 from ops.developers.audit_words import Difference, Row, Visit, absent
-from ops.developers.probe import Probe, unknown
+from ops.developers.probe import Probe, asked, unknown
 from ops.developers.r2r import settle as settling
 from ops.developers.r2r.names import Wanted, email_of, name_in, password_of, user_id, wanted
 from ops.developers.reality import Reality, User
@@ -217,27 +217,19 @@ def _shown(environment: Environment, email: str, remote: Remote, url: str) -> It
     """R2R's own tokens are signed here, with its own key, as it would sign them: what a program of
     theirs may still hold is refused as these are."""
     settings = environment.settings
-    yield _asked(f"R2R takes the password of {email}", partial(_login, settings, url, email))
+    ask = partial(_login, settings, url, email)
+    yield asked(f"R2R takes the password of {email}", ask, account_answer)
     if not _key_is_right(settings, url):
         answer = "unknown: R2R refuses the secret_key of secrets.toml"
         yield Probe(f"R2R takes a token of {email}", answer, False)
         return
     headers = _bearer(settings, email)
-    yield _asked(f"a token of {email} is taken on loopback", partial(_me, url, headers))
+    yield asked(
+        f"a token of {email} is taken on loopback", partial(_me, url, headers), account_answer
+    )
     if settings.edge.mode is not EdgeMode.TUNNEL:
         ask = partial(_at_edge, environment, remote, headers)
-        yield _asked(f"a token of {email} is taken at the edge", ask)
-
-
-def _asked(what: str, ask: Callable[[], tuple[int, str]]) -> Probe:
-    try:
-        code, said = ask()
-    except StackroomError as error:
-        return Probe(what, f"unknown: {error.message}", False)
-    except httpx.HTTPError as error:
-        # the kind only: a message of httpx may quote the header that holds the token
-        return Probe(what, f"unknown: {type(error).__name__}", False)
-    return account_answer(what, code, said)
+        yield asked(f"a token of {email} is taken at the edge", ask, account_answer)
 
 
 def account_answer(what: str, code: int, said: str) -> Probe:
