@@ -44,7 +44,7 @@ class Stopped(Exception):
 
 @dataclass
 class Patience:
-    """Tries again what may pass, until `seconds` have gone by without success.
+    """Tries again what may pass, until `seconds` have gone by since it first failed.
 
     `tell` hears why it waits. Raises what it was refused with in the end; Stopped when `stop` is
     set meanwhile.
@@ -57,13 +57,14 @@ class Patience:
     def call(
         self, work: Callable[Given, Answer], *args: Given.args, **options: Given.kwargs
     ) -> Answer:
-        limit = time.monotonic() + self.seconds
-        attempt = 0
+        attempt, limit = 0, 0.0
         while True:
             try:
                 return work(*args, **options)
             except (BusyError, UnreachableError) as error:
-                if time.monotonic() > limit:
+                # a large batch may have gone well for longer than that before its line broke
+                limit = limit or time.monotonic() + self.seconds
+                if time.monotonic() >= limit:
                     raise
                 attempt += 1
                 pause = min(LONGEST_PAUSE, PAUSE_STEP * 2**attempt)

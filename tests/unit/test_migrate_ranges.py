@@ -6,6 +6,7 @@ import json
 import random
 import tempfile
 import threading
+import time
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -340,6 +341,21 @@ def test_a_refusal_that_stays_ends_the_run_and_is_remembered(tmp_path: Path) -> 
         _refused(tmp_path, target, Patience(0))
     assert target.points == {}
     assert set(threading.enumerate()) <= before
+
+
+def test_a_line_that_breaks_after_long_work_is_tried_again() -> None:
+    """Patience is for what fails: a large batch may take longer than that and go well."""
+    times: list[float] = []
+
+    def works_long_and_breaks_once() -> str:
+        times.append(time.monotonic())
+        if len(times) == 1:
+            time.sleep(0.3)
+            raise UnreachableError("the line broke")
+        return "there"
+
+    assert Patience(0.2).call(works_long_and_breaks_once) == "there"
+    assert len(times) == 2
 
 
 def test_a_batch_that_is_too_big_is_made_smaller(tmp_path: Path) -> None:
