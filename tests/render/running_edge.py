@@ -310,9 +310,27 @@ def running(
         text = moved_to_loopback(rendered.text("edge/Caddyfile"), places)
         with _caddy(text, folder, ports, made) as pid:
             name = edge.get("domain") or address.lower()
-            yield Edge(
+            started = Edge(
                 pid, folder, trusted, name, port, api_port, health_port, qdrant, qdrant_grpc, api
             )
+            _proves_itself(started)
+            yield started
+
+
+def _proves_itself(edge: Edge) -> None:
+    """Wait: a certificate that lies in its folder is not yet one that Caddy shows."""
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            for port in (edge.port, edge.api_port):
+                edge.connect(port=port).close()
+        except ssl.SSLCertVerificationError:
+            return  # it shows one: whether it is right, the tests say
+        except (ssl.SSLError, ConnectionError):
+            assert time.monotonic() < deadline, edge.log()
+            time.sleep(0.05)
+        else:
+            return
 
 
 @contextlib.contextmanager

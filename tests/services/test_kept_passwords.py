@@ -165,9 +165,13 @@ def test_a_service_is_told_by_the_password_that_it_does_not_take(
 
 
 def test_what_is_asked_shows_in_no_process_list(kept: dict[str, Keeper]) -> None:
+    asking = {"psql", "rabbitmqctl", "python3"}
     with watched(NEW) as (seen, shown):
-        assert len(refused(*(changed(each) for each in kept.values()))) == 3
-    assert {"psql", "rabbitmqctl", "python3"} <= seen, "nobody watched"
+        for _ in range(10):  # a busy machine looks too seldom for a program that is gone at once
+            assert len(refused(*(changed(each) for each in kept.values()))) == 3
+            if asking <= seen:
+                break
+    assert asking <= seen, "nobody watched"
     assert shown == set()
 
 

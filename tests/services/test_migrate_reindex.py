@@ -149,7 +149,7 @@ class Lab:
 
         side = Server("target", self.rest.url, SecretStr(self.rest.key))
         shelf = source or self.source.shelf
-        return Reindex(shelf, self.target.shelf, side, store, store.load(), heard, 20.0, JOBS)
+        return Reindex(shelf, self.target.shelf, side, store, store.load(), heard, 60.0, JOBS)
 
     def go_on(self, store: Store, tell: Tell = silent, source: Shelf | None = None) -> None:
         run = self.run(store, tell, source)
