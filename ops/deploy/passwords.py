@@ -137,20 +137,10 @@ def keepers(environment: Environment) -> Iterator[Keeper]:
     yield Keeper(
         "admin_password",
         f"the account {settings.r2r.admin_email} of R2R (volume stackroom_postgres)",
-        f"{inside.format('r2r')} /opt/r2r/bin/python -c"
-        f" {shlex.quote(_change_in_r2r(settings.r2r.admin_email))}",
+        f"{inside.format('r2r')} /opt/r2r/bin/python -I /opt/r2r/new_password.py"
+        f" {shlex.quote(settings.r2r.admin_email)}",
         "stackroom-r2r-1",
         "r2r",
         settings.r2r.admin_email,
         secrets.admin_password,
-    )
-
-
-def _change_in_r2r(email: str) -> str:
-    """Python for R2R's own image, which has R2R's client: it asks for both passwords unseen."""
-    return (
-        "from getpass import getpass; from r2r import R2RClient;"
-        f' r = R2RClient("http://127.0.0.1:{R2R_PORT}");'
-        f' old = getpass("old: "); r.users.login("{email}", old);'
-        ' print(r.users.change_password(old, getpass("new: ")))'
     )

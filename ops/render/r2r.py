@@ -31,7 +31,8 @@ HATCHET_VERSION = "v0.53.15"  # R2R's hatchet-sdk 0.47.0 speaks to this one and 
 RABBITMQ_VERSION = "3.13.7"  # what R2R runs it with; a major version does not start on its data
 R2R_DASHBOARD_VERSION = "1.0.3"
 R2R_UID = LITELLM_UID = 1000
-BUILD_FILES = (".dockerignore", "Dockerfile", "ready.py", "requirements.lock", "start.py")
+PROGRAMS = ("new_password.py", "ready.py", "start.py")
+BUILD_FILES = (".dockerignore", "Dockerfile", "requirements.lock", *PROGRAMS)
 # of its limit the broker takes for messages: Erlang's collector needs the rest beside them
 BROKER_PERCENT = 60
 # LiteLLM tries again and falls back in this time; R2R must not give up before

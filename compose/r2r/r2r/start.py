@@ -26,6 +26,8 @@ SECRET_NAME = re.compile(r"password|secret|token|api_?key|_key$", re.IGNORECASE)
 SHORTEST = 6  # a shorter value would blacken ordinary words
 TOKEN_FILE = Path("/run/hatchet/token")  # laid by Hatchet's one-shot; without Hatchet there is none
 PROBE = "?readiness"  # of ready.py: it would fill the log
+# where no SMTP is set R2R logs each letter instead, and with it the token that resets a password
+LETTER = "-------- Email Message --------"
 WATCH_SECONDS = 2
 LEAVE_SECONDS = 40  # for what is under way; more than uvicorn's own limit
 QUEUED_FOR = "720h"  # as long as Hatchet keeps what is done; its client would say five minutes
@@ -81,8 +83,9 @@ def log_to_console_only() -> None:
 
 
 def is_worth_logging(record: logging.LogRecord) -> bool:
-    """Everything but the health test's own requests."""
-    return PROBE not in record.getMessage()
+    """Everything but the health test's own requests and letters."""
+    message = record.getMessage()
+    return PROBE not in message and LETTER not in message
 
 
 def let_the_queued_wait() -> None:
@@ -122,7 +125,8 @@ def main() -> None:
     if "HATCHET_CLIENT_TOKEN" in os.environ:
         let_the_queued_wait()
         threading.Thread(target=end_with_the_listener, daemon=True).start()
-    logging.getLogger("uvicorn.access").addFilter(is_worth_logging)
+    for logger in ("uvicorn.access", None):  # R2R's mailer writes to the root
+        logging.getLogger(logger).addFilter(is_worth_logging)
     try:
         uvicorn.run(
             "core.main.app_entry:app",
