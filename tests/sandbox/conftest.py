@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from hands import Attempt, deploy, holds, plan
+from hands import Attempt, deploy, plan
 
 from ops import sandbox as room
 from ops.render.stack import carried_images
@@ -94,7 +94,7 @@ def first_deploy(sandbox: room.Sandbox, archive: Path) -> FirstDeploy:
     with room.client("denied") as denied, watching(denied, period=1.0, seconds=900) as watch:
         for moment, sign in ({} if keeping() else KILLED_WHILE).items():
             attempt = Attempt.start("--images", str(archive))
-            if attempt.kill_when(lambda sign=sign: holds(sign), 240):
+            if attempt.kill_when(sign, 240):
                 killed[moment] = attempt
         finished = Attempt.start("--images", str(archive))
         finished.wait()

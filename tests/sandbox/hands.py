@@ -128,11 +128,15 @@ def qdrant(environment: Environment, method: str, path: str, body: Any = None) -
 
 
 def until(condition: Callable[[], bool], seconds: float, what: str) -> float:
-    """Wait for something to become true; the seconds it took. Fails by name."""
+    """Wait for something to become true; the seconds it took. Fails by name.
+
+    The longer it takes, the less often it is asked: each question costs a busy machine a program.
+    """
     started = time.monotonic()
     while not condition():
-        assert time.monotonic() - started < seconds, f"{what}: not within {seconds:.0f} s"
-        time.sleep(0.1)
+        waited = time.monotonic() - started
+        assert waited < seconds, f"{what}: not within {seconds:.0f} s"
+        time.sleep(min(1.0, 0.1 + waited / 10))
     return time.monotonic() - started
 
 
@@ -207,15 +211,24 @@ class Attempt:
     def output(self) -> str:
         return "\n".join(line for _, line in self.lines)
 
-    def kill_when(self, sign: Callable[[], bool], seconds: float) -> bool:
-        """SIGKILL to everything it started, as soon as `sign` is there. False: it ended before."""
+    def kill_when(self, sign: str, seconds: float) -> bool:
+        """SIGKILL to everything it started, as soon as the shell command `sign` holds on the
+        machine. False: it ended before."""
+        # one program that watches; it ends with its standard input, for which `read` waits
+        script = f"until {sign}; do read -rt 0.1; [ $? -gt 128 ] || exit 1; done"
+        command = ["docker", "exec", "-i", NAME, "bash", "-c", script]
         deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline and self.process.poll() is None:
-            if sign():
+        quiet = subprocess.DEVNULL
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=quiet) as watch:
+            while watch.poll() is None and self.process.poll() is None:
+                if time.monotonic() > deadline:
+                    break
+                time.sleep(0.02)
+            seen = watch.poll() == 0 and self.process.poll() is None
+            if seen:
                 os.killpg(self.process.pid, signal.SIGKILL)
                 self.process.wait(10)
-                return True
-        return False
+        return seen
 
     def wait(self, seconds: float = 300) -> int:
         try:

@@ -95,7 +95,7 @@ def test_no_secret_is_in_a_log_or_a_command_line(r2r: R2rStack) -> None:
 def test_a_letter_with_a_way_into_an_account_is_not_logged(r2r: R2rStack) -> None:
     ask = "/v3/users/request-password-reset"
     assert httpx.post(f"{r2r.url}{ask}", json=r2r.admin_email, timeout=60).status_code == 200
-    kept = f"SELECT reset_token FROM \"{PROJECT}\".users WHERE email = '{r2r.admin_email}'"
+    kept = f"SELECT reset_token FROM {PROJECT}.users WHERE reset_token IS NOT NULL"  # noqa: S608
     psql = ("psql", "-XAt", "-U", "r2r", "-d", "r2r", "-c", kept)
     token = engine.docker("exec", r2r.container("postgres"), *psql).strip()
     assert len(token) > 15

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from hands import Attempt, changed_environment, deploy, holds, on_host, plan
+from hands import Attempt, changed_environment, deploy, on_host, plan
 from r2r_hands import R2R, documents, identities
 
 from ops.render.files import ROOT
@@ -75,7 +75,7 @@ def test_a_deploy_that_was_killed_is_finished_by_the_next(deployed: Environment)
     with changed_environment(**with_r2r("access_token_minutes = 30")) as name:
         attempt = Attempt.start(environment=name)
         sign = "docker ps --format '{{.Names}}' | grep -q stackroom-trial"
-        assert attempt.kill_when(lambda: holds(sign), 200), attempt.output
+        assert attempt.kill_when(sign, 200), attempt.output
     assert deploy().returncode == 0
     assert plan() == set()
     assert on_host("docker ps --format '{{.Names}}' | grep stackroom-trial || true") == ""
