@@ -181,6 +181,12 @@ def test_a_password_is_changed(r2r_place: Place, admin: R2R) -> None:
             assert "canary" not in str(caught.value)
 
 
+def test_a_token_that_is_nobodys_resets_no_password(admin: R2R) -> None:
+    with pytest.raises(BadRequestError, match="reset token") as caught:
+        admin.users.reset_password(SecretStr("canary-token"), SecretStr("canary-password"))
+    assert "canary" not in str(caught.value)
+
+
 def test_collections_are_made_found_changed_and_deleted(r2r_place: Place, anna: Person) -> None:
     name = f"{new_name()} ü / 1"
     made = anna.r2r.collections.create(name, "for a test")

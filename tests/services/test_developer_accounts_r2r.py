@@ -159,9 +159,14 @@ def asked(stack: R2rStack, path: str, token: str, **more: Any) -> httpx.Response
     )
 
 
+def shared_with(stack: R2rStack, token: str) -> list[dict[str, Any]]:
+    answer = asked(stack, "/v3/collections?limit=1000", token).raise_for_status()
+    found: list[dict[str, Any]] = answer.json()["results"]
+    return found
+
+
 def collections(stack: R2rStack, token: str) -> set[str]:
-    found = asked(stack, "/v3/collections?limit=1000", token).raise_for_status().json()["results"]
-    return {each["name"] for each in found}
+    return {each["name"] for each in shared_with(stack, token)}
 
 
 def look(stack: R2rStack) -> Reality:
@@ -284,6 +289,9 @@ def test_a_rotation_ends_password_tokens_and_keys_and_keeps_the_user(
     own = asked(
         r2r, "/v3/collections", access, method="POST", json={"name": f"dora's {uuid.uuid4()}"}
     ).json()["results"]
+    text = {"raw_text": (None, f"a note of dora's, {uuid.uuid4()}")}
+    made = asked(r2r, "/v3/documents", access, method="POST", files=text)
+    document = made.json()["results"]["document_id"]
     path = f"/v3/users/{names.user_id('dora')}/api-keys"
     key = asked(r2r, path, access, method="POST", json={}).json()["results"]["api_key"]
     if changed:  # they may, or somebody who has their password
@@ -310,6 +318,9 @@ def test_a_rotation_ends_password_tokens_and_keys_and_keeps_the_user(
     assert key_only.status_code == 401
     now, _ = tokens(team.login("dora"))
     assert collections(r2r, now) == {"notes", "Default", own["name"]}
+    (first,) = [each["id"] for each in shared_with(r2r, now) if each["name"] == "Default"]
+    inside = asked(r2r, f"/v3/collections/{first}/documents", now).json()["results"]
+    assert document in [each["id"] for each in inside]
     assert asked(r2r, f"/v3/collections/{own['id']}", now, method="DELETE").is_success
 
 

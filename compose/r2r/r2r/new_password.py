@@ -1,13 +1,14 @@
 """Gives an account of R2R another password, without the old one: new_password.py ADDRESS.
 
 For who has lost the administrator's, or has got an older one back with a restored database. R2R's
-own reset does it; the token that R2R would send by mail is read where R2R keeps it.
+own reset does it; its token, which R2R would send by mail, is laid into R2R's database.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import sys
 from getpass import getpass
 
@@ -17,8 +18,8 @@ from r2r import R2RClient, R2RException
 URL = "http://127.0.0.1:7272"
 
 
-async def reset_token(email: str) -> str | None:
-    """None where R2R knows no such account: it does not say so itself."""
+async def let_reset(email: str, token: str) -> bool:
+    """Whether R2R's database has such an account: it takes the token, for five minutes."""
     connection = await asyncpg.connect(
         host=os.environ["R2R_POSTGRES_HOST"],
         port=int(os.environ["R2R_POSTGRES_PORT"]),
@@ -28,9 +29,11 @@ async def reset_token(email: str) -> str | None:
     )
     try:
         schema = os.environ["R2R_PROJECT_NAME"].replace('"', '""')
-        query = f'SELECT reset_token FROM "{schema}".users WHERE email = $1'  # noqa: S608
-        token: str | None = await connection.fetchval(query, email)
-        return token
+        query = (
+            f'UPDATE "{schema}".users SET reset_token = $1,'  # noqa: S608
+            " reset_token_expiry = now() + interval '5 minutes' WHERE email = $2 RETURNING id"
+        )
+        return await connection.fetchval(query, token, email.lower()) is not None
     finally:
         await connection.close()
 
@@ -42,13 +45,11 @@ def main() -> None:
     password = getpass("new: ")
     if not password or getpass("again: ") != password:
         sys.exit("the two differ or are empty: nothing was changed")
-    users = R2RClient(URL).users
+    token = secrets.token_urlsafe(32)
+    if not asyncio.run(let_reset(email, token)):
+        sys.exit(f"R2R has no account {email}: nothing was changed")
     try:
-        users.request_password_reset(email)
-        token = asyncio.run(reset_token(email))
-        if not token:
-            sys.exit(f"R2R has no account {email}: nothing was changed")
-        users.reset_password(token, password)
+        R2RClient(URL).users.reset_password(token, password)
     except R2RException as error:
         sys.exit(f"R2R refused it: {error}")
     print(f"{email} has its new password")

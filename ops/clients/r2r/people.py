@@ -95,6 +95,14 @@ class Users:
         self._session.result(ask, Message)
         self._session.changed(password)
 
+    def reset_password(self, token: SecretStr, password: SecretStr) -> None:
+        """Of the user whom R2R's database has the token for. Raises BadRequestError for a token
+        that is nobody's, or too old. Tokens that were given before stay good."""
+        shown, new = token.get_secret_value(), password.get_secret_value()
+        body = {"reset_token": shown, "new_password": new}
+        ask = Ask("POST", f"{USERS}/reset-password", json=body, hidden=(shown, new))
+        self._session.result(ask, Message)
+
     def collections(self, user: UUID) -> Iterator[Collection]:
         return self._session.every(Ask("GET", f"{USERS}/{user}/collections"), Collection)
 

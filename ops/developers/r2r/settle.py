@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import re
+import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from uuid import UUID
+
+from pydantic import SecretStr
 
 from ops.clients.r2r import R2R, Login
 from ops.clients.r2r.errors import ConflictError, UnauthorizedError
@@ -24,6 +27,7 @@ from ops.settings import Environment, Settings
 
 POSTGRES = f"{PROJECT}-postgres-1"
 PSQL = f"docker exec -i {POSTGRES} psql -X -U r2r -d r2r -v ON_ERROR_STOP=1 -Atq"
+RESET_TIME = "5 minutes"  # of a token that is used at once
 
 
 @dataclass(frozen=True)
@@ -60,18 +64,12 @@ class Place:
 
     def takes(self, email: str) -> bool:
         """Whether R2R lets the user in with the password of that address."""
-        return self.lets_in(email, email)
-
-    def lets_in(self, email: str, made_for: str) -> bool:
         try:
-            with self._as(email, made_for) as user:
+            with R2R(self.url, Login(email, password_of(self.settings, email))) as user:
                 user.login()
         except UnauthorizedError:
             return False
         return True
-
-    def _as(self, email: str, made_for: str) -> R2R:
-        return R2R(self.url, Login(email, password_of(self.settings, made_for)))
 
     # -- the steps -------------------------------------------------------------------------------
 
@@ -90,7 +88,7 @@ class Place:
             if user is None:
                 steps.append(self._make(name, one))
             else:
-                steps.extend(self._renew(name, one, user))
+                steps.extend(self._renew(one, user))
             steps.extend(self._memberships(name, one, user, found))
         return steps
 
@@ -115,7 +113,7 @@ class Place:
             )
         self._rename(made, one.email)
 
-    def _renew(self, name: str, one: Wanted, user: User) -> Iterator[Step]:
+    def _renew(self, one: Wanted, user: User) -> Iterator[Step]:
         if user.is_superuser:
 
             def demote() -> None:
@@ -124,50 +122,43 @@ class Place:
             yield Step(f"{user.email} is no superuser of R2R any more", demote)
         if user.email != one.email:
             text = f"{user.email} becomes {one.email}: its password, tokens and API keys end"
-            yield Step(text, lambda: self._renewed(name, one, user))
+            yield Step(text, lambda: self._renewed(one, user))
 
-    def _renewed(self, name: str, one: Wanted, user: User) -> None:
-        """The password first: broken off between the two, the next run finds it and goes on."""
-        if not self.lets_in(user.email, one.email) and not self._changed(user.email, one.email):
-            # somebody has set a password of their own. Made anew with the same id it is the same
-            # user; memberships are put back, and documents without a collection stay the user's
-            memberships = self._memberships_of(user)
-            self.r2r.users.delete(user.id)
-            self._made(name, one)
-            for each in memberships:
-                self.r2r.collections.add_member(each, user.id)
-            return
+    def _renewed(self, one: Wanted, user: User) -> None:
+        """The address last: broken off before it, the next run finds the old one and goes on."""
+        self._reset(user, password_of(self.settings, one.email))
         for key in list(self.r2r.users.keys(user.id)):
             self.r2r.users.delete_key(user.id, key.key_id)
         self._rename(user, one.email)
 
-    def _changed(self, email: str, made_for: str) -> bool:
-        """Whether the password could be changed: it was the one of that address."""
-        try:
-            with self._as(email, email) as mine:
-                mine.users.change_password(password_of(self.settings, made_for))
-        except UnauthorizedError:
-            return False
-        return True
-
-    def _memberships_of(self, user: User) -> list[UUID]:
-        listed = self.r2r.users.collections(user.id)
-        # the user's own first one is made anew with the user
-        return [each.id for each in listed if not (_owns(user, each) and each.name == "Default")]
+    def _reset(self, user: User, password: SecretStr) -> None:
+        """Whatever the password is: somebody may have set one of their own. R2R would send the
+        token by mail, so its database is told one."""
+        token = secrets.token_urlsafe(32)
+        self._tell_database(
+            user,
+            f"reset_token = '{token}', reset_token_expiry = now() + interval '{RESET_TIME}'",
+            hidden=token,
+        )
+        self.r2r.users.reset_password(SecretStr(token), password)
 
     def _rename(self, user: User, email: str) -> None:
         """R2R's own way refuses an address that nobody has: it looks for who has it, and answers
         404 (3.6.6). So its database is told."""
-        told = (  # both are of a form that needs no quoting
+        self._tell_database(user, f"email = '{_plain(email)}', updated_at = now()")
+
+    def _tell_database(self, user: User, change: str, hidden: str = "") -> None:
+        """`change` needs no quoting. Raises ServiceError, without what is `hidden`."""
+        told = (
             f'UPDATE "{self.settings.r2r.project}".users'  # noqa: S608
-            f" SET email = '{_plain(email)}', updated_at = now()"
-            f" WHERE id = '{user.id}' RETURNING id;\n"
+            f" SET {change} WHERE id = '{user.id}' RETURNING id;\n"
         )
         done = self.remote.run(PSQL, stdin=told)
         if done.returncode or done.stdout.strip() != str(user.id):
             said = (done.stderr.strip() or done.stdout.strip() or "no such user").splitlines()[-1]
             raise ServiceError(
-                f"R2R's database does not give {user.email} the address {email}: {said}",
+                f"R2R's database does not change {user.email}:"
+                f" {said.replace(hidden, '***') if hidden else said}",
                 f"stackroom -e {self.environment.name} doctor",
             )
 
