@@ -2,6 +2,8 @@
 .DEFAULT_GOAL := help
 .PHONY: help demo test lane-quick lane-services lane-r2r lane-sandbox lane-second test-fast lint check bench lock setup tools
 BIN := .venv/bin
+# a test starts our programs dozens of times: what Python has compiled it keeps
+export PYTHONDONTWRITEBYTECODE :=
 
 help: ## what there is
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12

@@ -80,7 +80,10 @@ def test_the_lines_are_those_of_the_login() -> None:
     assert (
         "\n    sudo docker exec -it stackroom-hatchet-postgres-1 psql -U hatchet" in error.message
     )
-    assert "\n    sudo docker exec -it stackroom-r2r-1 /opt/r2r/bin/python -c" in error.message
+    assert (
+        "\n    sudo docker exec -it stackroom-r2r-1 /opt/r2r/bin/python -I /opt/r2r/new_password.py"
+        in error.message
+    )
     assert "(ssh -p 2222 ops@198.51.100.10)" in error.hint
 
 
