@@ -105,6 +105,17 @@ def keepers(environment: Environment) -> Iterator[Keeper]:
     secrets = secrets_of(settings)
     docker = "docker" if environment.machine.user == "root" else "sudo docker"
     inside = f"{docker} exec -it stackroom-{{}}-1"
+    # before its database's: its line goes there with the password that R2R was started with
+    yield Keeper(
+        "admin_password",
+        f"the account {settings.r2r.admin_email} of R2R (volume stackroom_postgres)",
+        f"{inside.format('r2r')} /opt/r2r/bin/python -I /opt/r2r/new_password.py"
+        f" {shlex.quote(settings.r2r.admin_email)}",
+        "stackroom-r2r-1",
+        "r2r",
+        settings.r2r.admin_email,
+        secrets.admin_password,
+    )
     yield Keeper(
         "postgres_password",
         "the database of R2R (volume stackroom_postgres)",
@@ -134,13 +145,3 @@ def keepers(environment: Environment) -> Iterator[Keeper]:
             QUEUE,
             secrets.rabbitmq_password,
         )
-    yield Keeper(
-        "admin_password",
-        f"the account {settings.r2r.admin_email} of R2R (volume stackroom_postgres)",
-        f"{inside.format('r2r')} /opt/r2r/bin/python -I /opt/r2r/new_password.py"
-        f" {shlex.quote(settings.r2r.admin_email)}",
-        "stackroom-r2r-1",
-        "r2r",
-        settings.r2r.admin_email,
-        secrets.admin_password,
-    )

@@ -224,6 +224,7 @@ class Attempt:
                 if time.monotonic() > deadline:
                     break
                 time.sleep(0.02)
+            assert watch.poll() in (None, 0), "nobody watched"
             seen = watch.poll() == 0 and self.process.poll() is None
             if seen:
                 os.killpg(self.process.pid, signal.SIGKILL)

@@ -122,7 +122,7 @@ def test_each_is_asked_for_its_own_password_by_standard_input_alone() -> None:
 
 def test_without_a_queue_its_services_are_not_asked() -> None:
     asked = [each.secret for each in keepers(environment(orchestration="simple"))]
-    assert asked == ["postgres_password", "admin_password"]
+    assert asked == ["admin_password", "postgres_password"]
 
 
 def test_the_other_stack_keeps_none_and_nobody_connects() -> None:

@@ -46,12 +46,15 @@ def main() -> None:
     if not password or getpass("again: ") != password:
         sys.exit("the two differ or are empty: nothing was changed")
     token = secrets.token_urlsafe(32)
-    if not asyncio.run(let_reset(email, token)):
-        sys.exit(f"R2R has no account {email}: nothing was changed")
+    try:
+        if not asyncio.run(let_reset(email, token)):
+            sys.exit(f"R2R has no account {email}: nothing was changed")
+    except (asyncpg.PostgresError, OSError) as error:
+        sys.exit(f"R2R's database does not answer as it should, nothing was changed: {error}")
     try:
         R2RClient(URL).users.reset_password(token, password)
     except R2RException as error:
-        sys.exit(f"R2R refused it: {error}")
+        sys.exit(f"R2R did not say that it is done; log in to see whether it is: {error}")
     print(f"{email} has its new password")
 
 

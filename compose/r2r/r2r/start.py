@@ -83,9 +83,13 @@ def log_to_console_only() -> None:
 
 
 def is_worth_logging(record: logging.LogRecord) -> bool:
-    """Everything but the health test's own requests and letters."""
-    message = record.getMessage()
-    return PROBE not in message and LETTER not in message
+    """Everything but the health test's own requests."""
+    return PROBE not in record.getMessage()
+
+
+def is_no_letter(record: logging.LogRecord) -> bool:
+    # its text as it was given: to fill in a wrong one would raise where R2R logs it
+    return LETTER not in str(record.msg)
 
 
 def let_the_queued_wait() -> None:
@@ -125,8 +129,8 @@ def main() -> None:
     if "HATCHET_CLIENT_TOKEN" in os.environ:
         let_the_queued_wait()
         threading.Thread(target=end_with_the_listener, daemon=True).start()
-    for logger in ("uvicorn.access", None):  # R2R's mailer writes to the root
-        logging.getLogger(logger).addFilter(is_worth_logging)
+    logging.getLogger("uvicorn.access").addFilter(is_worth_logging)
+    logging.getLogger().addFilter(is_no_letter)
     try:
         uvicorn.run(
             "core.main.app_entry:app",

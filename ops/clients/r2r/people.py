@@ -16,6 +16,8 @@ from ops.clients.r2r.session import Page, Session
 from ops.clients.r2r.wire import Ask
 
 USERS = "/v3/users"
+# R2R mails that a password was changed before it answers, and gives a mail server 30 seconds
+MAIL_SECONDS = 90.0
 COLLECTIONS = "/v3/collections"
 
 
@@ -91,7 +93,8 @@ class Users:
         """Of the user who is logged in. Tokens that were given before stay good."""
         old, new = self._session.login.password.get_secret_value(), password.get_secret_value()
         body = {"current_password": old, "new_password": new}
-        ask = Ask("POST", f"{USERS}/change-password", json=body, hidden=(old, new))
+        path = f"{USERS}/change-password"
+        ask = Ask("POST", path, json=body, hidden=(old, new), timeout=MAIL_SECONDS)
         self._session.result(ask, Message)
         self._session.changed(password)
 
@@ -100,7 +103,8 @@ class Users:
         that is nobody's, or too old. Tokens that were given before stay good."""
         shown, new = token.get_secret_value(), password.get_secret_value()
         body = {"reset_token": shown, "new_password": new}
-        ask = Ask("POST", f"{USERS}/reset-password", json=body, hidden=(shown, new))
+        path = f"{USERS}/reset-password"
+        ask = Ask("POST", path, json=body, hidden=(shown, new), timeout=MAIL_SECONDS)
         self._session.result(ask, Message)
 
     def collections(self, user: UUID) -> Iterator[Collection]:

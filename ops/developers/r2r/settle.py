@@ -64,8 +64,11 @@ class Place:
 
     def takes(self, email: str) -> bool:
         """Whether R2R lets the user in with the password of that address."""
+        return self._lets_in(email, password_of(self.settings, email))
+
+    def _lets_in(self, email: str, password: SecretStr) -> bool:
         try:
-            with R2R(self.url, Login(email, password_of(self.settings, email))) as user:
+            with R2R(self.url, Login(email, password)) as user:
                 user.login()
         except UnauthorizedError:
             return False
@@ -125,19 +128,27 @@ class Place:
             yield Step(text, lambda: self._renewed(one, user))
 
     def _renewed(self, one: Wanted, user: User) -> None:
-        """The address last: broken off before it, the next run finds the old one and goes on."""
-        self._reset(user, password_of(self.settings, one.email))
+        """Broken off before the new address, the next run finds the old one and goes on."""
+        password = password_of(self.settings, one.email)
+        if not self._lets_in(user.email, password):
+            self._reset(user, password)
+        self._forget_keys(user)
+        self._rename(user, one.email)
+        self._forget_keys(user)  # a token was good until now, and may have made another
+
+    def _forget_keys(self, user: User) -> None:
         for key in list(self.r2r.users.keys(user.id)):
             self.r2r.users.delete_key(user.id, key.key_id)
-        self._rename(user, one.email)
 
     def _reset(self, user: User, password: SecretStr) -> None:
         """Whatever the password is: somebody may have set one of their own. R2R would send the
-        token by mail, so its database is told one."""
+        token by mail, so its database is told one; and that the address, which gets no mail, needs
+        no proof."""
         token = secrets.token_urlsafe(32)
         self._tell_database(
             user,
-            f"reset_token = '{token}', reset_token_expiry = now() + interval '{RESET_TIME}'",
+            f"reset_token = '{token}', reset_token_expiry = now() + interval '{RESET_TIME}',"
+            " is_verified = true",
             hidden=token,
         )
         self.r2r.users.reset_password(SecretStr(token), password)
