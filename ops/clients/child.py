@@ -23,6 +23,8 @@ GRACE_SECONDS = 5.0  # between SIGTERM and SIGKILL: time to take its locks away
 KEPT_LINES = 60  # of standard error
 LONGEST_LINE = 2000
 _POLL_SECONDS = 0.5
+# who died before the kernel was asked to tell of it is missed by it: then there is another parent
+_STILL_OURS = '[ "$PPID" = "$1" ] || exit 1; shift; exec "$@"'
 
 OnLine = Callable[[str], None]
 
@@ -60,7 +62,10 @@ def run_child(
     deadline = time.monotonic() + timeout
     try:
         process = subprocess.Popen(
-            [setpriv, "--pdeathsig", "KILL", "--", *command],
+            [
+                *(setpriv, "--pdeathsig", "KILL", "--"),
+                *("/bin/sh", "-c", _STILL_OURS, "sh", str(os.getpid()), *command),
+            ],
             env=dict(environment),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -135,6 +136,31 @@ def test_not_even_a_child_that_hangs_in_silence_outlives_us() -> None:
     finally:
         for pid in alive("MARK=silent"):
             os.kill(pid, signal.SIGKILL)
+
+
+LATE = """
+import os, sys
+from ops.clients.child import run_child
+run_child(["touch", sys.argv[1]], {"PATH": "/usr/bin:/bin"}, timeout=600)
+"""
+
+
+def test_who_is_killed_while_the_child_begins_leaves_no_child(tmp_path: Path) -> None:
+    """The kernel tells of no death that was before it was asked to."""
+    begins, done, slow = tmp_path / "begins", tmp_path / "done", tmp_path / "setpriv"
+    real = shutil.which("setpriv")
+    slow.write_text(f'#!/bin/sh\ntouch {begins}\nsleep 1\nexec {real} "$@"\n')
+    slow.chmod(0o755)
+    given = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    for kill in (True, False):
+        process = subprocess.Popen([sys.executable, "-c", LATE, done], cwd=ROOT, env=given)
+        wait_until(begins.exists)
+        begins.unlink()
+        if kill:
+            process.kill()
+        process.wait(SECONDS)
+        wait_until(lambda: not alive(str(done)))
+        assert done.exists() != kill
 
 
 def child(body: str, timeout: float = SECONDS, **options: object) -> Ended:
