@@ -45,7 +45,7 @@ lane-r2r:
 
 # about half of the tests, by the time they take; whatever is not named here is the first's
 SECOND := $(patsubst %,tests/sandbox/test_%.py, \
-  backup_offsite backup_on_host developers kits migrate rendered_files runbook runtime)
+  backup_offsite backup_on_host developers kits migrate rendered_files runtime)
 
 lane-sandbox:
 	$(BIN)/pytest --durations=20 $(addprefix --ignore=,$(SECOND) tests/sandbox/r2r) tests/sandbox
