@@ -31,10 +31,11 @@ lane-quick: check
 	nice -n 5 $(BIN)/pytest --hypothesis-profile=ci tests/unit tests/render
 	nice -n 10 $(BIN)/pytest --hypothesis-profile=ci tests/faults $(LONG)
 
-# the tests of R2R share one stack, so they share a lane
-R2R := $(shell grep -l 'r2r: R2rStack' tests/services/test_*.py)
+# the tests of R2R share one stack, so they share a lane, with those of its databases
+R2R := $(shell grep -l 'r2r: R2rStack' tests/services/test_*.py) \
+  tests/services/test_restore_databases.py
 # of the services' the longest, for the lane that is done first
-LONG := tests/services/test_restore_stack.py tests/services/test_restore_databases.py
+LONG := tests/services/test_restore_stack.py
 
 lane-services:
 	nice -n 10 $(BIN)/pytest --hypothesis-profile=ci $(addprefix --ignore=,$(R2R) $(LONG)) tests/services
